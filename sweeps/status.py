@@ -65,24 +65,20 @@ GRAMMAR = grammar(
 @command(GRAMMAR)
 def main(request: Request) -> int:
     """Print how the study stands; returns the exit code."""
-    _show(request)
-    return 0
-
-
-def _show(request: Request) -> None:
     planned = plan.load_study(request.study_dir)
     if request.json:
         print_json([dataclasses.asdict(task) for task in look(planned, request.study_dir, forecast=request.forecast)])
     elif request.watch:
-        _watch(request)
+        _watch(request, planned)
     else:
         console = display.make_console()
         console.print(view(planned, request.study_dir, forecast=request.forecast)[0])
         if request.estimates:
             console.print("", accuracy_table(outcomes(planned, request.study_dir)), sep="\n")
+    return 0
 
 
-def view(planned: plan.Plan, study_dir: Path, *, forecast: bool = True) -> tuple[RenderableType, bool]:
+def view(planned: plan.Plan, study_dir: Path, *, forecast: bool) -> tuple[RenderableType, bool]:
     """The table of states, what is under way, counts and errors; and whether anything is left to do."""
     tasks = look(planned, study_dir, forecast=forecast)
     parts: list[RenderableType] = [display.status_table(planned, tasks)]
@@ -100,20 +96,16 @@ def view(planned: plan.Plan, study_dir: Path, *, forecast: bool = True) -> tuple
 
 def look(planned: plan.Plan, study_dir: Path, *, forecast: bool = False) -> list[TaskStatus]:
     """How every task stands, by its own word and by that of the queue or Slurm; with ``forecast``, how it may end."""
-    tasks = _look(planned, study_dir)
-    return [with_expected(task, study_dir) for task in tasks] if forecast else tasks
-
-
-def _look(planned: plan.Plan, study_dir: Path) -> list[TaskStatus]:
     tasks = task_statuses(planned, study_dir)
     try:
         place = executor(read_cluster(study_dir), study_dir)
         gone = place.gone([task.key for task in tasks if task.state in UNDER_WAY])
     except UserError:  # a study that was planned only, or one of a cluster that is not at hand: its files tell
-        return tasks
+        gone = {}
     if gone:  # or just ended: what they say now counts
         tasks = task_statuses(planned, study_dir)
-    return [as_lost(task, gone[task.key]) if task.key in gone and task.state in UNDER_WAY else task for task in tasks]
+    tasks = [as_lost(task, gone[task.key]) if task.key in gone and task.state in UNDER_WAY else task for task in tasks]
+    return [with_expected(task, study_dir) for task in tasks] if forecast else tasks
 
 
 def _held_up(study_dir: Path) -> str | None:
@@ -124,16 +116,16 @@ def _held_up(study_dir: Path) -> str | None:
         return None
 
 
-def _watch(request: Request) -> None:
+def _watch(request: Request, planned: plan.Plan) -> None:
     try:
         with Live(console=display.make_console(), auto_refresh=False) as live:
             going_on = True
             while going_on and has_reader():
-                planned = plan.load_study(request.study_dir)  # which launches add to
                 shown, going_on = view(planned, request.study_dir, forecast=request.forecast)
                 live.update(shown, refresh=True)
                 if going_on:
                     time.sleep(REFRESH_SECONDS)
+                    planned = plan.load_study(request.study_dir)  # which launches add to
     except KeyboardInterrupt:
         return
 

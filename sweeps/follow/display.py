@@ -74,14 +74,12 @@ def running_table(plan: Plan, tasks: Sequence[TaskStatus]) -> Table:
 
 def _expected_text(task: TaskStatus, what: str) -> str:
     """A value that is to come, with its interval; empty of a task of which none is expected."""
+    from analysis.forecast.scheduled import Expected  # pandas and scipy, which the other tables do without
+
     expected = (task.expected or {}).get(what)
     if expected is None:
         return ""
-    return (
-        "not yet"
-        if "reason" in expected
-        else f"{expected['value']:.3f} ({expected['interval'][0]:.3f} .. {expected['interval'][1]:.3f})"
-    )
+    return "not yet" if "reason" in expected else str(Expected(expected["value"], *expected["interval"]))
 
 
 def results_table(plan: Plan, study_dir: Path) -> Table:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 
@@ -29,39 +28,8 @@ HELD_UP_SECONDS = 3.0
 """How long nothing of a study must have run until its launcher says why."""
 FINAL = ("finished", "failed")
 
-
-class Executor(Protocol):
-    """Runs the tasks of a study, whether or not a launcher watches."""
-
-    def check(self) -> None:
-        """Raises ``UserError`` where it cannot work at all."""
-
-    def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """{run_id/task: reason} of those ``keys``, tasks that say they wait or run, that nothing works on."""
-
-    def settle(self, jobs: Sequence[Job]) -> None:
-        """Correct the status of those ``jobs`` that ended without recording it."""
-
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """Submit ``jobs``, all or none; returns lines to print. Raises ``UserError``."""
-
-    def is_active(self) -> bool:
-        """Whether any task of the study waits or runs."""
-
-    def held_up(self) -> str | None:
-        """Why no task of the study can begin, in one line; None where one runs, or the scheduler has the reasons."""
-
-    def stop(self) -> str | None:
-        """Tell running tasks to save and end; or return why they go on when a watcher leaves."""
-
-    def works_on(self, job: Job) -> bool:
-        """Whether ``job`` waits or runs."""
-
-    def traces(self) -> str:
-        """Where the logs are, and what to do, when tasks ended without recording it."""
-
-    def cancel(self, jobs: Sequence[Job]) -> None:
-        """Stop ``jobs``, which have their cancel markers."""
+Executor = LocalExecutor | SlurmExecutor
+"""Runs the tasks of a study, whether or not a launcher watches."""
 
 
 def scripts(cluster: Cluster, study_dir: Path, todo: Sequence[Job]) -> list[str]:

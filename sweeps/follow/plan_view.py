@@ -48,13 +48,10 @@ class Column:
 
 def show(plan: Plan, todo: Sequence[Job], study_dir: Path, cluster: Cluster, console: Console) -> None:
     """Print ``plan`` with its totals; ``todo`` are the tasks still to do."""
-    console.print(plan_table(plan, study_dir, console.width))
-    console.print()
-    console.print(layout_table(plan))
-    if plan.dropped:
-        console.print()
-        console.print(dropped_table(plan))
-    for line in (*NOTES, *total_lines(plan, todo, cluster), *basis_lines(plan), f"study directory: {study_dir}"):
+    dropped = ["", dropped_table(plan)] if plan.dropped else []
+    console.print(plan_table(plan, study_dir, console.width), "", layout_table(plan), *dropped)
+    basis = (f"basis: {quantity}: {text}" for quantity, text in plan.basis.items())
+    for line in (*NOTES, *total_lines(plan, todo, cluster), *basis, f"study directory: {study_dir}"):
         console.print(line, soft_wrap=True)
 
 
@@ -105,11 +102,6 @@ def _pack_lines(packs: Sequence[Pack], cluster: SlurmSettings, seconds: Mapping[
         f"{shared}; devices that wait there for the last task: {idle / HOUR:.3g} device-hours",
         *([f"the longest of these nodes' jobs {reason}, or give cluster.pack=false"] if reason else []),
     ]
-
-
-def basis_lines(plan: Plan) -> list[str]:
-    """What the estimates are based on."""
-    return [f"basis: {quantity}: {text}" for quantity, text in plan.basis.items()]
 
 
 def _wall_clock(cluster: Cluster, todo: Sequence[Job], seconds: dict[str, float]) -> str:

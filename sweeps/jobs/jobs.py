@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -135,11 +135,6 @@ def task_dir(job: Job) -> Path:
     return job.folder.parent
 
 
-def parent_dir(job: Job, parent: str) -> Path:
-    """The folder of the task ``parent``, for which ``job`` waits, in the same study."""
-    return task_dir(job).parents[1] / parent
-
-
 def log_file(job: Job) -> Path:
     """The file that the last process of ``job`` printed errors to; the task's log where there is none."""
     printed = task_dir(job) / PRINTED_NAME
@@ -217,11 +212,6 @@ def chain_costs(jobs: Sequence[Job]) -> dict[str, float]:
     for job in jobs:
         cost_of(job)
     return chain
-
-
-def is_ready(job: Job, unfinished: Collection[str]) -> bool:
-    """Whether the job waits for none of the ``unfinished`` ones."""
-    return not any(parent in unfinished for parent in job.after)
 
 
 def makespan(jobs: Sequence[Job], seconds: Mapping[str, float], slots: int) -> float:

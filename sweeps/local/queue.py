@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import submitit
 
-from sweeps.jobs.jobs import Job, by_chain, is_ready
+from sweeps.jobs.jobs import Job, by_chain, task_dir
+from sweeps.jobs.task import is_cancelled
 from sweeps.local import processes
 from sweeps.local.leases import GPU, Lease, Leases
 from sweeps.local.processes import ForkServer
@@ -28,9 +29,6 @@ class Watcher(Protocol):
 
     def arriving(self, present: Collection[str]) -> Sequence[Job]:
         """Jobs that were added since the last call; ``present`` are the keys of those that wait or run."""
-
-    def is_cancelled(self, job: Job) -> bool:
-        """Whether a user has cancelled ``job``."""
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """The process of ``job`` has ended, with ``error`` or None; returns whether the job is finished."""
@@ -105,8 +103,8 @@ class LocalQueue:
 
     def _fill(self) -> None:
         """Start jobs that are ready, costliest chain first, while slots and devices are free."""
-        for job in [job for job in self._waiting if is_ready(job, self._unfinished)]:
-            if self._watcher.is_cancelled(job):
+        for job in [job for job in self._waiting if self._unfinished.isdisjoint(job.after)]:
+            if is_cancelled(task_dir(job)):
                 self._waiting.remove(job)
                 self._end(job, None)
                 continue
@@ -151,7 +149,7 @@ class LocalQueue:
 
     def _stop_cancelled(self) -> None:
         for running in self._running:
-            if self._stop_requested() or self._watcher.is_cancelled(running.job):
+            if self._stop_requested() or is_cancelled(task_dir(running.job)):
                 running.ask_to_stop()
 
     def _kill_running(self) -> None:

@@ -21,7 +21,7 @@ from nepa_scale.run_dir.status import exclusive, holder, is_in_use, is_in_use_by
 from nepa_scale.utils.errors import RunError
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
-from sweeps.jobs.task import environment_of_job, is_cancelled
+from sweeps.jobs.task import environment_of_job
 from sweeps.local import leases
 from sweeps.local.processes import LEAVE_SECONDS, fork_server
 from sweeps.local.queue import LocalQueue
@@ -47,7 +47,7 @@ class LocalExecutor:
         leases.check_folder()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks whose process died without recording it; none while a launcher is submitting tasks."""
+        """{run_id/task: reason} of ``keys`` whose process died without a word; none while a launcher is submitting."""
         if self.is_active() or is_in_use_by_another(self._study_dir):
             return {}
         folders = {key: plan.task_dir(self._study_dir, key) for key in keys}
@@ -60,7 +60,7 @@ class LocalExecutor:
             jobs.settle(waiting[key], None, stopping=True)
 
     def submit(self, todo: Sequence[Job]) -> list[str]:
-        """Submit ``todo`` and make sure that a queue is running. Tasks that are running are left alone."""
+        """Submit ``todo`` to a queue that runs, or start it; returns lines to print. Running tasks are left alone."""
         joined = self.is_active()
         for job in todo:
             if not is_in_use(jobs.task_dir(job)):
@@ -70,8 +70,8 @@ class LocalExecutor:
         return ["the queue of an earlier launch is at work and takes these on"] if joined and todo else []
 
     def is_active(self) -> bool:
-        """Whether the study's queue is running or starting."""
-        return is_there(self._study_dir)
+        """Whether a runner has the study's queue, or has just been started."""
+        return is_in_use(queue_dir(self._study_dir)) or holder(newcomer_dir(self._study_dir)) is not None
 
     def held_up(self) -> str | None:
         """That nothing runs because tasks of other studies hold the devices, in one line; None where that is not so."""
@@ -130,11 +130,6 @@ def log_file(study_dir: Path) -> Path:
 def newcomer_dir(study_dir: Path) -> Path:
     """The folder whose lock names the runner that was started last, before that runner has the queue's lock."""
     return queue_dir(study_dir) / "newcomer"
-
-
-def is_there(study_dir: Path) -> bool:
-    """Whether a runner has the study's queue, or has just been started."""
-    return is_in_use(queue_dir(study_dir)) or holder(newcomer_dir(study_dir)) is not None
 
 
 def start(study_dir: Path) -> None:
@@ -199,10 +194,6 @@ class StudyTasks:
         planned = plan.load(self._study_dir)
         todo = jobs.jobs_to_do(planned, self._study_dir) if planned else []
         return jobs.without_orphans((job for job in todo if jobs.state(job) == "submitted"), present)
-
-    def is_cancelled(self, job: Job) -> bool:
-        """Whether a user has cancelled the task."""
-        return is_cancelled(jobs.task_dir(job))
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """Decide by the task's own status, as the end of a process does not say whether the task is finished."""

@@ -18,7 +18,7 @@ from typing import Any
 from nepa_scale.config import overrides
 from nepa_scale.config.registry import PRETRAIN, TASKS, finetuned
 from nepa_scale.config.schema import RunConfig
-from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch
+from sweeps.settings.schema import MOST_POINTS, RESERVED, GridSettings, Launch, listed
 
 Pairs = list[tuple[str, str]]
 SEED = "seed"
@@ -49,7 +49,7 @@ def combinations(grid: GridSettings) -> Iterator[tuple[str, dict[str, Any]]]:
 
     A point that names a value of an axis has that value alone.
     """
-    axes = axes_of(grid)
+    axes = listed(grid.axes)
     for name, settings in (grid.points or {"": {}}).items():
         for repetition in _repetitions(settings):
             for row in _rows(grid):
@@ -63,19 +63,19 @@ def varied_settings(grid: GridSettings) -> tuple[str, ...]:
     """The settings that differ between runs, those of points that are yet to be computed included."""
     named = [key for settings in grid.points.values() for key in settings]
     computed = ["model.size", "pretrain.steps"] if grid.rule == "isoflop" else []
-    return tuple(dict.fromkeys([*named, *grid.zip, *axes_of(grid), *computed]))
+    return tuple(dict.fromkeys([*named, *grid.zip, *grid.axes, *computed]))
 
 
 def count_points(grid: GridSettings) -> int:
     """How many points there are, without listing them."""
-    rows = [len(values) if isinstance(values, list) else 1 for values in grid.zip.values()]
+    rows = map(len, listed(grid.zip).values())
     points = sum(len(_repetitions(settings)) for settings in grid.points.values())
-    return math.prod([max(1, points), min(rows, default=1), *map(len, axes_of(grid).values())])
+    return math.prod([max(1, points), min(rows, default=1), *map(len, listed(grid.axes).values())])
 
 
 def typed_problems(pairs: Sequence[tuple[str, str]], name: str, grid: GridSettings) -> list[str]:
     """What is wrong with run settings, ``pairs``, typed beside the grid called ``name``."""
-    axes, varying = axes_of(grid), varied_settings(grid)
+    axes, varying = grid.axes, varied_settings(grid)
     problems = [f"{key}={text}: {RESERVED[key]}" for key, text in pairs if key in RESERVED]
     for key, text in pairs:
         axis = "model.size" if key == "model" else key
@@ -98,7 +98,7 @@ def _displaced(key: str, text: str, others: Collection[str]) -> list[str]:
 
 def grid_problems(name: str, grid: GridSettings) -> list[str]:
     """What is wrong with the grid called ``name``."""
-    axes, varying = axes_of(grid), varied_settings(grid)
+    axes, varying = listed(grid.axes), varied_settings(grid)
     problems = [f"grid.axes.{key}: no values" for key, values in axes.items() if not values]
     problems += [f"grid.zip.{key}: no values" for key, values in grid.zip.items() if values == []]
     problems += [
@@ -118,10 +118,6 @@ def grid_problems(name: str, grid: GridSettings) -> list[str]:
     return problems if varying or grid.tuned else [*problems, f"grid={name}: no axes; give grid.axes.SETTING=[...]"]
 
 
-def axes_of(grid: GridSettings) -> dict[str, list[Any]]:
-    return {key: values if isinstance(values, list) else [values] for key, values in grid.axes.items()}
-
-
 def _repetitions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The seeds of a named point that lists several: it is run once with each."""
     seeds = settings.get("seed")
@@ -130,7 +126,7 @@ def _repetitions(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _rows(grid: GridSettings) -> list[dict[str, Any]]:
     """The settings that vary together, one dictionary a point; a single empty one where there are none."""
-    columns = {key: values if isinstance(values, list) else [values] for key, values in grid.zip.items()}
+    columns = listed(grid.zip)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] if columns else [{}]
 
 
@@ -158,11 +154,8 @@ class Configurations:
 
 def tuned_settings(launch: Launch) -> dict[str, list[Any]]:
     """{setting: its values} of what is tuned, as far as the study has the task."""
-    return {
-        key: values if isinstance(values, list) else [values]
-        for key, values in {**launch.study.tuned, **launch.grid.tuned}.items()
-        if key.split(".")[0] in launch.study.tasks
-    }
+    tuned = listed({**launch.study.tuned, **launch.grid.tuned})
+    return {key: values for key, values in tuned.items() if key.split(".")[0] in launch.study.tasks}
 
 
 def tuning_tries(launch: Launch) -> list[Try]:

@@ -23,9 +23,9 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement.costs import TaskCost, task_cost
 from nepa_scale.utils.cli import LARGEST
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan.grids import Pairs, RunSpec, axes_of, varied_settings
+from sweeps.plan.grids import Pairs, RunSpec, varied_settings
 from sweeps.plan.plan import count_text
-from sweeps.settings.schema import LENGTHS, Launch
+from sweeps.settings.schema import LENGTHS, Launch, listed
 
 IMAGES_AXIS, STEPS_AXIS = LENGTHS
 FOLLOW_LENGTHS = ("pretrain.warmup", "pretrain.schedule")
@@ -128,12 +128,10 @@ def with_branch_points(launch: Launch, pairs_of: Callable[[Launch, dict[str, Any
     more images than a single pass has.
     """
     axis = _length_axis(launch)
-    sizes = axes_of(launch.grid)[axis]
+    sizes = listed(launch.grid.axes)[axis]
     # Steps repeat the images there are, of which pretrain.num_images may take a part.
-    left = {IMAGES_AXIS} if axis == STEPS_AXIS else set()
-    problems = [
-        f"{key}={text}: branch=true sets it from {axis}" for key, text in launch.pairs if key in {*SET_BY_BRANCHING} - left
-    ]
+    fixed = {*SET_BY_BRANCHING} - ({IMAGES_AXIS} if axis == STEPS_AXIS else set())
+    problems = [f"{key}={text}: branch=true sets it from {axis}" for key, text in launch.pairs if key in fixed]
     problems += [f"grid.axes.{axis}: {size} is no number" for size in sizes if not isinstance(size, int)]
     problems += [f"grid.axes.{axis}: {size} is given twice" for size in set(sizes) if sizes.count(size) > 1]
     if problems:

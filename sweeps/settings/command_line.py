@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,7 +31,7 @@ from sweeps.settings.conf_files import (
     set_key,
     unknown_key,
 )
-from sweeps.settings.schema import GROUPS, LENGTHS, RESERVED, Cluster, Launch, SlurmSettings, Tree, is_launch_key
+from sweeps.settings.schema import GROUPS, LENGTHS, RESERVED, Launch, SlurmSettings, Tree, is_launch_key, listed
 
 Pairs = Sequence[tuple[str, str]]
 SWITCHES = [*(item.name for item in fields(Tree) if str(item.type).startswith("bool")), *overrides.switches()]
@@ -60,26 +60,14 @@ def read_launch(words: Sequence[str]) -> Launch:
         raise ConfigError(problems)
     if root.seeds is not None:
         root.grid.axes["seed"] = list(range(root.seeds))
-    return Launch(
-        grid_name=choices["grid"],
-        grid=root.grid,
-        study=root.study,
-        cluster=cast(Cluster, root.cluster),
-        study_dir=Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
-        dry_run=root.dry_run,
-        print_script=root.print_script,
-        json=root.json,
-        pairs=typed,
-        branch=root.branch,
-        calibrate=root.calibrate,
-        predict=root.predict,
-        predict_from=None if root.predict_from is None else Path(root.predict_from),
-        optimum_from=None if root.optimum_from is None else Path(root.optimum_from),
-        infeasible=root.infeasible,
-        budget=root.budget,
-        only=root.only,
-        watch=root.watch,
-    )
+    own: dict[str, Any] = {
+        "grid_name": choices["grid"],
+        "study_dir": Path(root.study_dir or f"studies/{root.study.name}-{choices['grid']}"),
+        "predict_from": None if root.predict_from is None else Path(root.predict_from),
+        "optimum_from": None if root.optimum_from is None else Path(root.optimum_from),
+        "pairs": typed,
+    }
+    return Launch(**{item.name: getattr(root, item.name) for item in fields(Launch) if item.name not in own}, **own)
 
 
 def _by_new_name(key: str, text: str) -> tuple[str, str]:
@@ -144,7 +132,7 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
             problems.append(f"seeds={tree.seeds}: grid={name} varies seed itself; leave out one of the two")
         if any(key == "seed" for key, _ in typed):
             problems.append(f"seeds={tree.seeds}: seed=N is given too; leave out one of the two")
-    lengths = {key: len(values) if isinstance(values, list) else 1 for key, values in grid.zip.items()}
+    lengths = {key: len(values) for key, values in listed(grid.zip).items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{key} has {length}" for key, length in lengths.items())
         problems.append(f"grid.zip: settings that vary together need equally many values: {counts}")
@@ -154,7 +142,7 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
     problems += [
         f"grid.points.{point}: {key}={grid.points[point][key]} is none of the lengths of the axis"
         for point, key in named
-        if key in LENGTHS and key in grid.axes and grid.points[point][key] not in _values(grid.axes[key])
+        if key in LENGTHS and key in grid.axes and grid.points[point][key] not in listed(grid.axes)[key]
     ]
     return problems + [
         f"grid.points.{point}.{key}: in grid.{section} too; leave out one of the two"
@@ -162,10 +150,6 @@ def _contradictions(tree: Tree, name: str, typed: Pairs) -> list[str]:
         for section, varied in (("axes", grid.axes), ("zip", grid.zip))
         if key in varied and (key not in LENGTHS or section == "zip")  # a point may have one of the lengths alone
     ]
-
-
-def _values(axis: Any) -> list[Any]:
-    return axis if isinstance(axis, list) else [axis]
 
 
 def _device_problems(cluster: SlurmSettings) -> list[str]:

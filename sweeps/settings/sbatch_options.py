@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -42,13 +43,8 @@ DECIDED = {
 }
 SRUN_DECIDED = ("output", "error", "unbuffered", "kill-on-bad-exit", *(key for key in DECIDED if key != "hold"))
 SRUN_SHORT = {**SHORT, "u": "unbuffered", "K": "kill-on-bad-exit"}
-EXCLUDING = (
-    ("exclusive", "oversubscribe"),
-    ("mem", "mem-per-cpu"),
-    ("mem", "mem-per-gpu"),
-    ("mem-per-cpu", "mem-per-gpu"),
-)
 MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
+EXCLUDING = (("exclusive", "oversubscribe"), *itertools.combinations(MEMORY, 2))
 WHOLE = (*MEMORY, "gres")  # options that are also the beginning of another option's name
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OPTION = re.compile(r"[A-Za-z][A-Za-z0-9-]*")

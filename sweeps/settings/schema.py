@@ -41,39 +41,34 @@ SIZES = RUN_LIMITS["model.size"]
 
 
 def option(meaning: str, default: Any = None, **limits: Any) -> Any:
-    """A key of a launch with the text that ``--help`` shows, and its limits as in ``config.schema.setting``."""
-    return field(default=default, metadata=about(meaning, **limits))
+    """A key of a launch with the text that ``--help`` shows, and its limits as in ``config.schema.setting``.
 
-
-def about(meaning: str, **limits: Any) -> dict[str, Any]:
-    """The metadata of a key: the text that ``--help`` shows, and its limits; those of a list hold for each value."""
-    return {"help": meaning, **limits}
+    Those of a list hold for each value. A ``default`` that can be called makes the value of each launch.
+    """
+    given = {"default_factory": default} if callable(default) else {"default": default}
+    return field(metadata={"help": meaning, **limits}, **given)
 
 
 @dataclass(kw_only=True)
 class GridSettings:
     """Which settings vary."""
 
-    axes: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=about("run settings that vary, each with its list of values; every combination is a run"),
+    axes: dict[str, Any] = option(
+        "run settings that vary, each with its list of values; every combination is a run", dict
     )
-    points: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=about("named points, each with its run settings (seed: one or a list), times those of axes and zip"),
+    points: dict[str, Any] = option(
+        "named points, each with its run settings (seed: one or a list), times those of axes and zip", dict
     )
-    zip: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=about("run settings that vary together: the first values are a point, the second ones the next"),
+    zip: dict[str, Any] = option(
+        "run settings that vary together: the first values are a point, the second ones the next", dict
     )
-    tuned: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=about("settings of fine-tuning that this grid tries in every arm, as those of study.tuned"),
+    tuned: dict[str, Any] = option(
+        "settings of fine-tuning that this grid tries in every arm, as those of study.tuned", dict
     )
     rule: str | None = option(
         "points that are worked out: isoflop = every size at every budget of FLOPs", choices=RULES
     )
-    set: dict[str, Any] = field(default_factory=dict, metadata=about("run settings that this grid fixes"))
+    set: dict[str, Any] = option("run settings that this grid fixes", dict)
 
 
 @dataclass(kw_only=True)
@@ -81,67 +76,48 @@ class StudySettings:
     """What is trained on what, for how long."""
 
     name: str = option("name of the study", "study")
-    sizes: list[str] = field(
-        default_factory=list, metadata=about("rungs of the size ladder, for grids over model size", **SIZES)
+    sizes: list[str] = option("rungs of the size ladder, for grids over model size", list, **SIZES)
+    data_sizes: list[int] = option(
+        "numbers of pre-training images, for grids over data size", list, **RUN_LIMITS["pretrain.num_images"]
     )
-    data_sizes: list[int] = field(
-        default_factory=list,
-        metadata=about("numbers of pre-training images, for grids over data size", **RUN_LIMITS["pretrain.num_images"]),
+    epochs: list[float] = option(
+        "lengths of pre-training, for grids over its length", list, **RUN_LIMITS["pretrain.epochs"]
     )
-    epochs: list[float] = field(
-        default_factory=list,
-        metadata=about("lengths of pre-training, for grids over its length", **RUN_LIMITS["pretrain.epochs"]),
+    budgets: list[float] = option("FLOPs of one pre-training, for grids of equal compute", list, above=0, high=1e30)
+    learning_rates: list[float] = option(
+        "values of pretrain.base_lr, for grids over it", list, **RUN_LIMITS["pretrain.base_lr"]
     )
-    budgets: list[float] = field(
-        default_factory=list,
-        metadata=about("FLOPs of one pre-training, for grids of equal compute", above=0, high=1e30),
+    lr_sizes: list[str] = option("rungs of the size ladder whose learning rate is searched", list, **SIZES)
+    batch_sizes: list[int] = option(
+        "images per step of pre-training, for grids over it", list, **RUN_LIMITS["pretrain.batch_size"]
     )
-    learning_rates: list[float] = field(
-        default_factory=list,
-        metadata=about("values of pretrain.base_lr, for grids over it", **RUN_LIMITS["pretrain.base_lr"]),
+    patch_sizes: list[int] = option(
+        "sides of a patch in pixels, for grids over it", list, **RUN_LIMITS["model.patch_size"]
     )
-    lr_sizes: list[str] = field(
-        default_factory=list, metadata=about("rungs of the size ladder whose learning rate is searched", **SIZES)
+    resolutions: list[int] = option(
+        "sides of the images in pixels, for grids over resolution", list, **RUN_LIMITS["pretrain.image_size"]
     )
-    batch_sizes: list[int] = field(
-        default_factory=list,
-        metadata=about("images per step of pre-training, for grids over it", **RUN_LIMITS["pretrain.batch_size"]),
-    )
-    patch_sizes: list[int] = field(
-        default_factory=list,
-        metadata=about("sides of a patch in pixels, for grids over it", **RUN_LIMITS["model.patch_size"]),
-    )
-    resolutions: list[int] = field(
-        default_factory=list,
-        metadata=about("sides of the images in pixels, for grids over resolution", **RUN_LIMITS["pretrain.image_size"]),
-    )
-    label_fractions: list[float] = field(
-        default_factory=list,
-        metadata=about("parts of the labelled images, for grids over labels", **RUN_LIMITS["classify.fraction"]),
+    label_fractions: list[float] = option(
+        "parts of the labelled images, for grids over labels", list, **RUN_LIMITS["classify.fraction"]
     )
     label_steps: int | None = option("steps of each probe and fine-tuning in grids over labels; null = epochs", low=1)
-    finetune_rates: list[float] = field(
-        default_factory=list,
-        metadata=about("values of classify.base_lr, for grids over it", **RUN_LIMITS["classify.base_lr"]),
+    finetune_rates: list[float] = option(
+        "values of classify.base_lr, for grids over it", list, **RUN_LIMITS["classify.base_lr"]
     )
     tuning_images: int = option(
         "classify.tuning_images of grids over rates of fine-tuning", 500, **RUN_LIMITS["classify.tuning_images"]
     )
-    tuned: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=about(
-            "settings of fine-tuning, each with its list of values: every arm of every point is tried at each, and the"
-            " report takes the one that is best on the tuning images"
-        ),
+    tuned: dict[str, Any] = option(
+        "settings of fine-tuning, each with its list of values: every arm of every point is tried at each, and the"
+        " report takes the one that is best on the tuning images",
+        dict,
     )
     base_size: str = option("rung of the size ladder that grids over anything else train", "nano", **SIZES)
-    tasks: list[str] = field(
-        default_factory=lambda: [PRETRAIN.name, *(task.name for task in finetuned())],
-        metadata=about("tasks of every point", choices=TASKS),
+    tasks: list[str] = option(
+        "tasks of every point", lambda: [PRETRAIN.name, *(task.name for task in finetuned())], choices=TASKS
     )
     scratch_control: bool = option("add to every point the same fine-tuning from random weights", True)
-    run: dict[str, Any] = field(default_factory=dict, metadata=about("run settings of every point"))
-    # last, as its name hides the function ``about`` from the fields that follow
+    run: dict[str, Any] = option("run settings of every point", dict)
     about: str | None = option("what the study is and is not, in your words: shown on its report")
 
 
@@ -221,18 +197,12 @@ class SlurmSettings(ClusterSettings):
     array_parallelism: int | None = option(
         "jobs of one array that may run at once; null = as many as there is room for", low=1, high=10**6
     )
-    sbatch: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=about("further options of sbatch by their names: qos, constraint, gres, exclusive, mail-user, ..."),
+    sbatch: dict[str, Any] = option(
+        "further options of sbatch by their names: qos, constraint, gres, exclusive, mail-user, ...", dict
     )
-    setup: list[str] = field(
-        default_factory=list,
-        metadata=about("shell commands of a job before its processes start: modules, conda, ..."),
-    )
-    srun_args: list[str] = field(
-        default_factory=list, metadata=about("further arguments of the srun that starts the processes")
-    )
-    env: dict[str, Any] = field(default_factory=dict, metadata=about("variables of the job's environment"))
+    setup: list[str] = option("shell commands of a job before its processes start: modules, conda, ...", list)
+    srun_args: list[str] = option("further arguments of the srun that starts the processes", list)
+    env: dict[str, Any] = option("variables of the job's environment", dict)
     python: str | None = option("command that starts Python, e.g. in a container; null = this Python")
 
 
@@ -292,6 +262,11 @@ def is_launch_key(key: str) -> bool:
     return key.split(".", maxsplit=1)[0] in {item.name for item in fields(Tree)}
 
 
+def listed(settings: dict[str, Any]) -> dict[str, list[Any]]:
+    """``settings`` that vary, each with its list of values; a value that is no list is the only one."""
+    return {key: values if isinstance(values, list) else [values] for key, values in settings.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """The settings of a launch. ``pairs`` are the run settings from the command line and its ``config=`` file."""
@@ -302,15 +277,15 @@ class Launch:
     cluster: Cluster
     study_dir: Path
     dry_run: bool
-    print_script: bool = False
-    json: bool = False
+    print_script: bool
+    json: bool
     pairs: tuple[tuple[str, str], ...]
-    branch: bool = False
-    calibrate: bool = False
-    predict: bool = False
-    predict_from: Path | None = None
-    optimum_from: Path | None = None
-    infeasible: str = "error"
-    budget: BudgetSettings = field(default_factory=BudgetSettings)
-    only: str = "all"
-    watch: bool | None = None
+    branch: bool
+    calibrate: bool
+    predict: bool
+    predict_from: Path | None
+    optimum_from: Path | None
+    infeasible: str
+    budget: BudgetSettings
+    only: str
+    watch: bool | None

@@ -58,7 +58,7 @@ class SlurmExecutor:
         job_states.check_available()
 
     def gone(self, keys: Collection[str]) -> dict[str, str]:
-        """Tasks without a job that waits or runs in Slurm; none while a launcher is submitting tasks."""
+        """{run_id/task: reason} of ``keys`` without a live job in Slurm; none while a launcher is submitting tasks."""
         if not keys or is_in_use_by_another(self._study_dir):
             return {}
         known = self._known(fresh=True)
@@ -93,13 +93,29 @@ class SlurmExecutor:
         return [*lines, *([f"{len(todo) - len(new)} tasks are there already"] if len(new) < len(todo) else [])]
 
     def scripts(self, todo: Sequence[Job]) -> list[str]:
-        """The scripts that ``submit`` would give to sbatch. If Slurm does not answer, it is taken to have no jobs."""
+        """The scripts that ``submit`` would give to sbatch, except for job ids, which are not known yet.
+
+        In their place a script has the name of the submission that it waits for, such as JOB_1. If Slurm does not
+        answer, it is taken to have no jobs.
+        """
         live, size = dict[str, str](), job_states.DEFAULT_MAX_ARRAY_SIZE
         with contextlib.suppress(SchedulerUnavailableError):
             live = self._dependencies()
             size = job_states.max_array_size()
         planned = arranged([job for job in todo if job.key not in live], live, size)
-        return scripts(self._settings, self._study_dir, planned)
+        texts, ids = list[str](), dict[int, str]()
+        for number, unit in enumerate(planned, next_submission(self._study_dir)):
+            ids[id(unit)] = f"JOB_{number}"
+            submission = Submission(number, submission_comment(self._study_dir, number), ())
+            folder = submission_folder(self._study_dir, submission)
+            text = _make_sbatch_string(
+                command=f"{python_command(self._settings)} -u -m submitit.core._submit {shlex.quote(str(folder))}",
+                folder=folder,
+                map_count=len(unit.jobs) if isinstance(unit, Array) and len(unit.jobs) > 1 else None,
+                **parameters(self._settings, unit, submission.comment, dependency_of(unit, ids)),
+            )
+            texts.append(text)
+        return texts
 
     def is_active(self) -> bool:
         """Whether Slurm has a job of the study that waits or runs; asked every few seconds at most."""
@@ -283,23 +299,3 @@ def title(unit: Array | Pack) -> str:
     if count == 1:
         return first
     return f"{count} tasks on one node" if isinstance(unit, Pack) else f"{first.rpartition('/')[2]} of {count} runs"
-
-
-def scripts(settings: SlurmSettings, study_dir: Path, planned: Sequence[Array | Pack]) -> list[str]:
-    """The script of each array or pack as sbatch would get it, except for job ids, which are not known yet.
-
-    In their place a script has the name of the submission that it waits for, such as JOB_1.
-    """
-    texts, ids = [], dict[int, str]()
-    for number, unit in enumerate(planned, next_submission(study_dir)):
-        ids[id(unit)] = f"JOB_{number}"
-        submission = Submission(number, submission_comment(study_dir, number), ())
-        folder = submission_folder(study_dir, submission)
-        text = _make_sbatch_string(
-            command=f"{python_command(settings)} -u -m submitit.core._submit {shlex.quote(str(folder))}",
-            folder=folder,
-            map_count=len(unit.jobs) if isinstance(unit, Array) and len(unit.jobs) > 1 else None,
-            **parameters(settings, unit, submission.comment, dependency_of(unit, ids)),
-        )
-        texts.append(text)
-    return texts

@@ -24,7 +24,7 @@ from pathlib import Path
 from nepa_scale.distributed.signals import StopRequest
 from nepa_scale.placement.devices import visible_gpus
 from nepa_scale.run_dir.run_folder import is_finished
-from nepa_scale.run_dir.status import Status, read_status, write_status
+from nepa_scale.run_dir.status import read_status
 from sweeps.jobs import jobs
 from sweeps.jobs.jobs import Job
 from sweeps.jobs.task import CANCELLED, TaskInterruptedError, TaskNotFinishedError, is_cancelled
@@ -50,21 +50,21 @@ def requeueing(job: Job, max_requeues: int, *, needs_parent: bool) -> Callable[[
 
 
 def _run_task(job: Job, max_requeues: int, needs_parent: bool) -> None:
-    task_dir, main = jobs.task_dir(job), os.environ.get("SLURM_PROCID", "0") == "0"
+    main = os.environ.get("SLURM_PROCID", "0") == "0"
     lacking = unfinished_parent(job) if needs_parent else None
     if lacking is not None:
-        _give_up(task_dir, jobs.not_started(lacking), main)
+        _give_up(job, jobs.not_started(lacking), main)
     if times_restarted() > max_requeues:
-        _give_up(task_dir, restarted_too_often(max_requeues), main)
+        _give_up(job, restarted_too_often(max_requeues), main)
     if main:
         _name_job(job.key)
     try:
         job.function()
     except TaskInterruptedError:
-        if is_cancelled(task_dir):
-            _give_up(task_dir, CANCELLED, main)
+        if is_cancelled(jobs.task_dir(job)):
+            _give_up(job, CANCELLED, main)
         if times_restarted() >= max_requeues:
-            _give_up(task_dir, interrupted_too_often(times_restarted() + 1, max_requeues), main)
+            _give_up(job, interrupted_too_often(times_restarted() + 1, max_requeues), main)
         requeue_job()
         raise
 
@@ -76,7 +76,7 @@ def unfinished_parent(job: Job) -> str | None:
     """
     deadline = time.monotonic() + SEEN_SECONDS
     for parent in job.after:
-        folder = jobs.parent_dir(job, parent)
+        folder = jobs.task_dir(job).parents[1] / parent
         while not is_finished(folder):
             status = read_status(folder)
             if (status is not None and status.state == "failed") or time.monotonic() > deadline:
@@ -129,10 +129,9 @@ def _name_job(name: str) -> None:
         subprocess.run(command, check=False, timeout=ANSWER_SECONDS, stderr=subprocess.DEVNULL)
 
 
-def _give_up(task_dir: Path, reason: str, main: bool) -> None:
+def _give_up(job: Job, reason: str, main: bool) -> None:
     if main:
-        before = read_status(task_dir) or Status("failed")
-        write_status(task_dir, Status("failed", before.step, before.steps_total, before.attempt, reason))
+        jobs.mark(job, "failed", reason)
     raise TaskNotFinishedError(reason)
 
 
@@ -211,10 +210,6 @@ class PackedTasks:
         """All tasks at first, later those to start again."""
         new, self._new = self._new, []
         return new
-
-    def is_cancelled(self, job: Job) -> bool:
-        """Whether a user has cancelled the task."""
-        return is_cancelled(jobs.task_dir(job))
 
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """Decide by the task's own status; see ``LocalQueue``."""

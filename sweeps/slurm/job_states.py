@@ -173,13 +173,9 @@ class Submission:
         """Whether each key has a job of its own among several."""
         return len(self.keys) > 1 and not self.packed
 
-    def element_ids(self) -> dict[str, str]:
-        """{key: Slurm's id of the job that does it}; {} while Slurm's answer is not recorded."""
-        if self.job_id is None:
-            return {}
-        if not self.is_array:
-            return dict.fromkeys(self.keys, self.job_id)
-        return {key: f"{self.job_id}_{index}" for index, key in enumerate(self.keys)}
+    def element_id(self, index: int) -> str:
+        """Slurm's id of the job that does the key of this ``index``; ? while Slurm's answer is not recorded."""
+        return "?" if self.job_id is None else f"{self.job_id}_{index}" if self.is_array else self.job_id
 
 
 def begin_submission(study_dir: Path, keys: Sequence[str], *, packed: bool = False) -> Submission:
@@ -285,8 +281,7 @@ def _elements(submission: Submission, known: Sequence[JobState]) -> dict[str, Jo
         known = [job for job in known if "_" in job.job_id]
     known = [replace(job, packed=submission.packed) for job in known]
     by_index = {int(job.job_id.rpartition("_")[2]) if submission.is_array else 0: job for job in known}
-    ids = submission.element_ids()
     return {
-        key: by_index.get(index if submission.is_array else 0) or JobState(ids.get(key, "?"), GONE)
+        key: by_index.get(index if submission.is_array else 0) or JobState(submission.element_id(index), GONE)
         for index, key in enumerate(submission.keys)
     }

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.jobs.jobs import Job, without_orphans
-from sweeps.jobs.task import fresh_folder
+from sweeps.jobs.jobs import Job, task_dir, without_orphans
+from sweeps.jobs.task import fresh_folder, is_cancelled, mark_cancelled
+from sweeps.local import queue
 from sweeps.local.processes import kill_tree
 from sweeps.local.queue import LocalQueue
 from sweeps.plan.machine import Slots
@@ -25,8 +26,8 @@ ONE, TWO = Slots(1, 1, ()), Slots(2, 1, ())
 class StudyTasks:
     """Hands out jobs and writes down what the queue reports, in order; a job is done when its function returned."""
 
-    def __init__(self, *jobs: Job, cancelled: Sequence[str] = ()) -> None:
-        self._new, self.cancelled = list(jobs), set(cancelled)
+    def __init__(self, *jobs: Job) -> None:
+        self._new = list(jobs)
         self.ends: dict[str, str | None] = {}
         self.skips: dict[str, str] = {}
 
@@ -35,14 +36,10 @@ class StudyTasks:
         new, self._new = self._new, []
         return new
 
-    def is_cancelled(self, job: Job) -> bool:
-        """As told."""
-        return job.key in self.cancelled
-
     def ended(self, job: Job, error: str | None, *, stopping: bool) -> bool:
         """Note an end."""
         self.ends[job.key] = error
-        return error is None and job.key not in self.cancelled
+        return error is None and not is_cancelled(task_dir(job))
 
     def skipped(self, job: Job, parent: str) -> None:
         """Note a job that will not run."""
@@ -63,8 +60,8 @@ def run_queue(slots: Slots, *jobs: Job) -> StudyTasks:
 
 
 def make_job(folder: Path, key: str, function: Callable[[], object], *after: str, cost: float = 0.0) -> Job:
-    """A job whose submissions go below ``folder``."""
-    return Job(key=key, function=function, folder=folder / key, after=after, cost=cost)
+    """A job whose task has a folder in ``folder``."""
+    return Job(key=key, function=function, folder=folder / key / "submitit", after=after, cost=cost)
 
 
 def stamper(folder: Path, key: str) -> Callable[[], None]:
@@ -213,17 +210,12 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
     def save_when_told() -> None:
         told: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-        (tmp_path / "ready").touch()
+        mark_cancelled(tmp_path / "running")  # as a user does who sees it run
         while not told:
             time.sleep(0.05)
         (tmp_path / "saved").touch()
 
-    class Fickle(StudyTasks):
-        def is_cancelled(self, job: Job) -> bool:
-            if job.key == "running" and (tmp_path / "ready").exists():
-                self.cancelled.add(job.key)
-            return super().is_cancelled(job)
-
+    mark_cancelled(tmp_path / "waiting")
     never = partial((tmp_path / "never").touch)
     jobs = [
         make_job(tmp_path, "running", save_when_told, cost=9),
@@ -231,23 +223,23 @@ def test_a_cancelled_job_is_stopped_or_never_started(tmp_path: Path) -> None:
         make_job(tmp_path, "waiting", never),
         make_job(tmp_path, "other", int),
     ]
-    watcher = Fickle(*jobs, cancelled=["waiting"])
-    LocalQueue(ONE, watcher).run()
+    watcher = run_queue(ONE, *jobs)
     assert (tmp_path / "saved").exists() and not (tmp_path / "never").exists()
     assert watcher.skips == {"child": "running"}
     assert watcher.ends == {"running": None, "waiting": None, "other": None}
 
 
 @pytest.mark.slow(seconds=3)
-def test_a_job_that_ends_as_it_is_told_to_stop_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_a_job_that_ends_as_it_is_told_to_stop_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between looking at a job and the signal to it the job may end: the queue goes on, and so does the study."""
 
-    class Late(StudyTasks):
-        def is_cancelled(self, job: Job) -> bool:
-            if job.key == "gone" and (tmp_path / "gone.pid").exists() and not self.cancelled:
-                kill_tree(int((tmp_path / "gone.pid").read_text()))
-                self.cancelled.add(job.key)
-            return super().is_cancelled(job)
+    def is_cancelled_late(folder: Path) -> bool:
+        if folder.name == "gone" and (tmp_path / "gone.pid").exists() and not is_cancelled(folder):
+            kill_tree(int((tmp_path / "gone.pid").read_text()))
+            mark_cancelled(folder)
+        return is_cancelled(folder)
 
     def wait(key: str, seconds: float) -> None:
         (tmp_path / f"{key}.tmp").write_text(str(os.getppid()))
@@ -255,8 +247,8 @@ def test_a_job_that_ends_as_it_is_told_to_stop_takes_no_other_with_it(tmp_path: 
         time.sleep(seconds)
 
     jobs = [make_job(tmp_path, key, partial(wait, key, seconds)) for key, seconds in (("gone", 60), ("other", 2))]
-    watcher = Late(*jobs)
-    LocalQueue(TWO, watcher).run()
+    monkeypatch.setattr(queue, "is_cancelled", is_cancelled_late)
+    watcher = run_queue(TWO, *jobs)
     assert watcher.ends["other"] is None
     assert "without a word" in str(watcher.ends["gone"])
 
@@ -281,10 +273,10 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
         time.sleep(600)
 
     class Fragile(StudyTasks):
-        def is_cancelled(self, job: Job) -> bool:
+        def arriving(self, present: Collection[str]) -> Sequence[Job]:
             if (tmp_path / "ready").exists():
                 raise RuntimeError("the disk is full")
-            return False
+            return super().arriving(present)
 
     watcher = Fragile(make_job(tmp_path, "long", sleep_long))
     with pytest.raises(RuntimeError, match="disk"):

@@ -139,7 +139,9 @@ def test_contradictions_are_one_line(words: list[str], text: str) -> None:
 def test_lengths_in_steps_may_repeat_a_part_of_the_images() -> None:
     """Branches share a part of the data set as they share the rest; the longest of them passes over it often."""
     words = ["grid=data_size", "branch=true", "grid.axes={pretrain.steps: [40, 80]}", "pretrain.num_images=64"]
-    configs = [run_spec.config for run_spec in expand(read_launch(words)).values() if run_spec.config.init == "pretrain"]
+    configs = [
+        run_spec.config for run_spec in expand(read_launch(words)).values() if run_spec.config.init == "pretrain"
+    ]
     assert {config.pretrain.num_images for config in configs} == {64}
     assert {config.pretrain.steps for config in configs} == {40, 80}
     assert sum(config.checkpoint.branch_from is not None for config in configs) == 1
