@@ -50,7 +50,7 @@ from nepa_scale.data.layout import dataset_info  # noqa: E402
 from nepa_scale.data.loader import prefetched, train_loader  # noqa: E402
 from nepa_scale.data.preprocessing import PAPERS  # noqa: E402
 from nepa_scale.data.sources import open_source  # noqa: E402
-from nepa_scale.data.transforms import pretrain_train  # noqa: E402
+from nepa_scale.data.transforms import PretrainCrop  # noqa: E402
 
 BATCH_SIZE = 64
 SMALLEST_CROP, HFLIP = 0.2, 0.5
@@ -97,7 +97,7 @@ def one_thread(_worker: int) -> None:
 
 def nepa_scale_batches(case: Case, workers: int) -> Iterable[Tensor]:
     """This project's loader, normalised where training would."""
-    transform = pretrain_train(case.crop, crop_scale_min=SMALLEST_CROP, hflip=HFLIP)
+    transform = PretrainCrop(case.crop, crop_scale_min=SMALLEST_CROP, hflip=HFLIP)
     dataset = PretrainImages(open_source(case.root, case.name, "train"), None, transform, seed=0)
     loader = train_loader(
         dataset,

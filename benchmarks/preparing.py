@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nepa_scale.data.prepare.class_folders import list_class_folders
+from nepa_scale.data.prepare.listing import read_tree
 from nepa_scale.data.prepare.shard import ShardTask, write_shard
 from nepa_scale.distributed.processes import cores
 
@@ -50,7 +51,7 @@ def write_source(folder: Path, images: int) -> None:
 
 def decoding_share(source: Path, target: Path) -> float:
     """The part of a worker's time that decoding takes, over one shard."""
-    task = ShardTask(target / "a.tar", list_class_folders(source).splits["train"][:1000], 0, None, False)
+    task = ShardTask(target / "a.tar", list_class_folders(read_tree(source)).splits["train"][:1000], 0, None, False)
     write_shard(task)
     with cProfile.Profile() as profile:
         write_shard(task)

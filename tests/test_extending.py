@@ -63,7 +63,7 @@ def test_the_page_has_one_file_of_each_kind() -> None:
 @pytest.mark.parametrize("way", ["config_dir", "variable", "working directory"])
 def test_the_folder_is_found(way: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """By the key of a command, by the variable, or because one stands in it; tasks are told of it."""
-    words = ["grid=widths", "study=flowers", "dry_run=true", "json=true"]
+    words = ["grid=widths", "study=drawn", "dry_run=true", "json=true"]
     if way == "config_dir":
         words.append("config_dir=mine")
     elif way == "variable":
@@ -86,8 +86,8 @@ def test_without_a_folder_nothing_is_added(here: Path, capsys: Capture) -> None:
 
 def test_what_a_folder_adds_is_shown_like_what_is_shipped(chosen: Path) -> None:
     """In help and among the nearest names, of sizes, studies, grids, clusters, recipes and data sets."""
-    help_of_launch = help_text(["study=flowers", "grid=widths", "cluster=ours"])
-    assert all(f", {name} (here {name})" in help_of_launch for name in ("widths", "flowers", "ours"))
+    help_of_launch = help_text(["study=drawn", "grid=widths", "cluster=ours"])
+    assert all(f", {name} (here {name})" in help_of_launch for name in ("widths", "drawn", "ours"))
     assert "study.sizes=[femto,slim,slender]" in help_of_launch and "cluster.gpus_per_node=4" in help_of_launch
     help_of_training = overrides.help_text()
     assert "|slim|slender]" in help_of_training and "paper, released, gentle" in help_of_training
@@ -122,7 +122,7 @@ def test_a_misspelt_name_is_one_line(words: list[str], hint: str, chosen: Path, 
         ("nepa.yaml", "sizes:", "sizs:", "line 1: unknown key 'sizs'; did you mean 'sizes'?"),
         ("nepa.yaml", "train: 1020", "trian: 1020", "line 5: data_sets.flowers: unknown fact 'trian'"),
         (
-            "study/flowers.yaml",
+            "study/drawn.yaml",
             "sizes: [femto, slim,",
             "sizes: [femto, slimm,",
             "line 3: study.sizes=slimm: not one",
@@ -141,7 +141,7 @@ def test_a_mistake_in_a_file_is_one_line(
     """It names the file, the line and what would be right."""
     path = chosen / file
     path.write_text(path.read_text().replace(right, wrong, 1))
-    assert launch(["grid=widths", "study=flowers", "dry_run=true"]) == 2
+    assert launch(["grid=widths", "study=drawn", "dry_run=true"]) == 2
     [told] = capsys.readouterr().err.splitlines()
     assert f"{path}, {line}" in told
 
@@ -190,11 +190,11 @@ def test_a_run_is_known_without_the_folder(
 
 def test_a_cluster_and_a_recipe_of_the_folder(chosen: Path, capsys: Capture) -> None:
     """Each builds on a shipped one; a data set is planned with by its facts."""
-    request = read_launch(["cluster=ours", "grid=widths", "study=flowers"])
-    assert (request.cluster.kind, request.cluster.device, request.study.name) == ("slurm", None, "flowers")
+    request = read_launch(["cluster=ours", "grid=widths", "study=drawn"])
+    assert (request.cluster.kind, request.cluster.device, request.study.name) == ("slurm", None, "drawn")
     rate = overrides.parse(["task=classify", "classify.recipe=gentle", "model.size=slim"]).classify.base_lr
     assert rate == 2e-4
-    assert launch(["grid=widths", "study=flowers", "pretrain.dataset=flowers", "classify.dataset=flowers",
+    assert launch(["grid=widths", "study=drawn", "pretrain.dataset=flowers", "classify.dataset=flowers",
                    "dry_run=true"]) == 0  # fmt: skip
     assert "flowers 1,020 training and 1,020 validation images, 102 classes" in " ".join(
         capsys.readouterr().out.split()
@@ -229,14 +229,14 @@ def python(here: Path, *words: str, **variables: str) -> str:
 @pytest.mark.slow
 def test_a_study_of_the_folder_runs_to_its_report(here: Path) -> None:
     """The sizes of three short files are trained by processes of their own, and the report names them."""
-    words = ["-m", "sweeps.launch", "config_dir=mine", "grid=widths", "study=flowers"]
+    words = ["-m", "sweeps.launch", "config_dir=mine", "grid=widths", "study=drawn"]
     environment = {**os.environ, "TMPDIR": str(here)}  # so that it waits for no other study of this machine
     done = warm.run(words, kind=warm.WarmLauncher, cwd=here, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    study = here / "studies" / "flowers-widths"
+    study = here / "studies" / "drawn-widths"
     assert report([str(study)]) == 0
     page = (study / "report.html").read_text(encoding="utf-8")
-    assert all(name in page for name in ("slim", "slender", "flowers", "whether width or depth pays"))
+    assert all(name in page for name in ("slim", "slender", "drawn", "whether width or depth pays"))
 
 
 USE = """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from nepa_scale.data.file_io import is_clutter, is_image, read_text
+from nepa_scale.data.file_io import images_in, read_text
 from nepa_scale.data.info import DatasetInfo, SplitInfo
 from nepa_scale.utils.errors import DataError
 
@@ -29,17 +29,12 @@ def base_folder(folder: Path) -> Path | None:
 def images(base: Path, split: str) -> list[Path]:
     """Return the photographs of a split, sorted by name."""
     folder = base / "images" / SPLIT_FOLDERS[split]
-    return list_images(folder) if folder.is_dir() else []
+    return images_in(folder) if folder.is_dir() else []
 
 
 def mask_of(base: Path, split: str, image: Path) -> Path:
     """Return where the mask of a photograph must be."""
     return base / "annotations" / SPLIT_FOLDERS[split] / f"{image.stem}.png"
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly in ``folder``, sorted by name, without hidden files."""
-    return sorted(path for path in folder.iterdir() if is_image(path.name) and not is_clutter(path.name))
 
 
 def problems(base: Path) -> list[str]:

@@ -19,7 +19,7 @@ from nepa_scale.data.decode import IGNORE, BadImageError, Decoder, decode_mask
 from nepa_scale.data.operations import applied
 from nepa_scale.data.sampler import EpochIndex
 from nepa_scale.data.sources import Contents, Sample, Source
-from nepa_scale.data.transforms import ImageTransform, JointTransform, PyramidTransform
+from nepa_scale.data.transforms import Transform
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
 
@@ -56,11 +56,11 @@ def seed_sample(seed: int, epoch: int, index: int) -> None:
 class Samples(Dataset[Item], Generic[Item]):
     """A source, or a subset of it, with one augmentation for each (seed, epoch, sample of the source)."""
 
-    def __init__(self, source: Contents, indices: NDArray[np.int64] | None, seed: int) -> None:
-        self.source = source
+    def __init__(self, source: Contents, indices: NDArray[np.int64] | None, transform: Transform, seed: int) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
         self.indices = np.arange(len(source)) if indices is None else np.sort(indices)
-        self.seed = seed
         self.decode = Decoder()
+        self._check()
 
     @property
     def shard_lengths(self) -> list[int]:
@@ -106,18 +106,15 @@ class Samples(Dataset[Item], Generic[Item]):
         """The source, which a stream's is not: its samples go through ``item`` alone."""
         return cast(Source, self.source)
 
+    def _check(self) -> None:
+        """Raise ``DataError`` where the source lacks what items need."""
+
     def _item(self, sample: Sample) -> Item:
         raise NotImplementedError
 
 
 class PretrainImages(Samples[Tensor]):
     """Images [3, H, W] uint8. Labels are never looked at."""
-
-    def __init__(
-        self, source: Contents, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int
-    ) -> None:
-        super().__init__(source, indices, seed)
-        self.transform = transform
 
     def _item(self, sample: Sample) -> Tensor:
         return applied(self.transform, self.decode(sample.image))
@@ -126,12 +123,8 @@ class PretrainImages(Samples[Tensor]):
 class LabelledImages(Samples[tuple[Tensor, int]]):
     """Images [3, H, W] float32 with their class. Raises ``DataError`` at once if one is not valid."""
 
-    def __init__(
-        self, source: Contents, indices: NDArray[np.int64] | None, transform: ImageTransform, seed: int
-    ) -> None:
-        super().__init__(source, indices, seed)
-        source.check_labels()
-        self.transform = transform
+    def _check(self) -> None:
+        self.source.check_labels()
 
     def _item(self, sample: Sample) -> tuple[Tensor, int]:
         if sample.label is None:
@@ -147,16 +140,8 @@ class MaskedImages(Samples[tuple[Tensor | tuple[Tensor, ...], Tensor]]):
     A transform for evaluation gives each image in one or more sizes.
     """
 
-    def __init__(
-        self,
-        source: Contents,
-        indices: NDArray[np.int64] | None,
-        transform: JointTransform | PyramidTransform,
-        seed: int,
-    ) -> None:
-        super().__init__(source, indices, seed)
-        source.check_masks()
-        self.transform = transform
+    def _check(self) -> None:
+        self.source.check_masks()
 
     def _item(self, sample: Sample) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
         if sample.mask is None:

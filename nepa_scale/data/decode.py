@@ -14,7 +14,7 @@ from contextlib import suppress
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from nepa_scale.utils import errors
@@ -24,6 +24,7 @@ MAX_PIXELS = 2**26  # 67 megapixels; the largest photograph of ImageNet has 18
 IGNORE = 255
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # others run programs (EPS) or break in new ways
+_TURNED = ("JPEG", "WEBP")
 _SMALL = 2**14  # bytes of pixels; decoding a smaller image takes longer than augmenting it
 _KEPT = 2**25  # bytes of small images that one data set keeps in one process
 _LONGEST_RATIO = 200  # of a photograph's sides; resizing the shorter one makes a longer strip an image of gigabytes
@@ -97,15 +98,6 @@ def is_labelled(mask: NDArray[np.uint8]) -> bool:
     return bool((mask != IGNORE).any())
 
 
-def image_size(content: bytes) -> tuple[int, int]:
-    """Return (width, height) from the header alone. Raises ``BadImageError`` for what is no image."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            return image.size
-    except Exception as error:  # damaged files make decoders fail in any way
-        raise BadImageError(f"the image cannot be decoded: {first_line(error)}") from None
-
-
 def is_deep(content: bytes) -> bool:
     """Whether an image has one channel of more than 8 bits, of which the upper 8 are used."""
     if content.startswith(_JPEG):
@@ -114,6 +106,17 @@ def is_deep(content: bytes) -> bool:
     with damaged, warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         return image.mode.startswith("I")
     return False
+
+
+def orientation(content: bytes) -> int:
+    """The EXIF orientation of a photograph, which is not applied; 1, upright, where none is stated.
+
+    Of JPEG and WebP, by the header alone: PIL turns a TIFF itself, and would decode a PNG to look for one.
+    """
+    others = suppress(Exception)  # damaged ones, too, which the decoder will report
+    with others, warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), "r", _TURNED) as image:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def check_size(width: int, height: int) -> None:

@@ -45,6 +45,17 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files directly in ``folder``, by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if is_image(path.name) and not is_clutter(path.name))
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in ``folder`` and below, by path, without hidden ones and those in folders of systems."""
+    files = (path for path in sorted(folder.rglob("*")) if is_image(path.name) and path.is_file())
+    return [path for path in files if not any(map(is_clutter, path.relative_to(folder).parts))]
+
+
 def compressed_shards(folder: Path) -> str | None:
     """The line that says what to do with shards such as ``train-0.tar.gz``, if there are any in ``folder``."""
     packed = sorted(path.name for path in folder.glob("*.t*") if _COMPRESSED.search(path.name.lower()))
@@ -184,19 +195,17 @@ def read_with_retries(path: Path) -> bytes:
 
 def _with_retries(read: Callable[[], bytes], path: Path, forget: Callable[[Path], None]) -> bytes:
     """Try to read until it works; ``forget`` drops what is open, for a stale handle stays stale."""
-    for wait in RETRY_SECONDS:
+    waits = iter(RETRY_SECONDS)
+    while True:
         try:
             return read()
-        except OSError:
+        except OSError as error:
             forget(path)
+            if (wait := next(waits, None)) is None:
+                attempts, seconds = len(RETRY_SECONDS) + 1, sum(RETRY_SECONDS)
+                reason = f"{error.strerror}, {attempts} times in {seconds:g} s"
+                raise DataError(f"'{path}' cannot be read: {reason}") from None
             time.sleep(wait)
-    try:
-        return read()
-    except OSError as error:
-        forget(path)
-        attempts, seconds = len(RETRY_SECONDS) + 1, sum(RETRY_SECONDS)
-        reason = f"{error.strerror}, {attempts} times in {seconds:g} s"
-        raise DataError(f"'{path}' cannot be read: {reason}") from None
 
 
 #: What lies in a source of each kind that ``nepa_scale.data.prepare`` reads.

@@ -19,7 +19,6 @@ from nepa_scale.utils.files import expand_home
 
 INFO_NAME = "_info.json"
 SPLITS = ("train", "validation")
-STATISTICS = ("mean", "std")  # of the training images, which prepare measures
 MAX_CLASSES = 1_000_000  # more is no number of classes but some other number
 REMOTE_SCHEMES = ("http", "https", "gs", "hf")
 

@@ -57,9 +57,13 @@ def indices(path: Path, source: Source) -> NDArray[np.int64]:
     import numpy as np  # here, as it takes a while
 
     listed = np.array([name.encode() for name in names(path)])
-    keys = np.asarray(source.keys)
+    keys = np.array([key.rpartition(b"/")[2] for key in source.keys.tolist()])  # some shards name folders, too
     found = np.flatnonzero(np.isin(keys, listed))
-    if len(found) == len(listed):
+    there, counts = np.unique(keys[found], return_counts=True)
+    if (counts > 1).any():
+        several = there[counts > 1][0].decode()
+        raise DataError(f"{path}: '{several}' is the name of several training images, in different folders")
+    if len(there) == len(listed):
         return found
     absent = np.setdiff1d(listed, keys)[0].decode()
     raise DataError(

@@ -107,7 +107,8 @@ def missing_needs(info: DatasetInfo, needs: Collection[Need]) -> list[str]:
     if "label" in needs and not info.num_classes:
         problems.append(f"data set '{info.name}' has no class labels (num_classes is 0 or not given)")
     if "mask" in needs and not info.mask_class_names:
-        problems.append(f"data set '{info.name}' has no masks (no mask_class_names): segmentation cannot use it")
+        classes = f"names no classes of masks (mask_class_names in {INFO_NAME})"
+        problems.append(f"data set '{info.name}' {classes}: segmentation cannot use it")
     return problems
 
 
@@ -198,7 +199,14 @@ def class_sizes(root: Path, name: str, *, kept_out: int = 0) -> list[int]:
     ``kept_out``: without so many images that are not trained on (``sampler.kept_out``).
     Raises ``DataError`` where the shards cannot be indexed.
     """
-    return without_kept_out(_class_sizes(root, name), kept_out)
+    if is_unwritten_embedded(root, name):
+        return without_kept_out(embedded_class_sizes(), kept_out)
+    import numpy as np  # here, as it takes a while
+
+    from nepa_scale.data.sources import open_source
+
+    labels = open_source(root, name, "train").labels
+    return without_kept_out(np.unique(labels[labels >= 0], return_counts=True)[1].tolist(), kept_out)
 
 
 def without_kept_out(sizes: Sequence[int], count: int) -> list[int]:
@@ -214,18 +222,6 @@ def _taken_in_rounds(sizes: Sequence[int], count: int) -> list[int]:
             taken[i] += 1
         count -= len(classes)
     return taken
-
-
-def _class_sizes(root: Path, name: str) -> list[int]:
-    if is_unwritten_embedded(root, name):
-        return embedded_class_sizes()
-    import numpy as np  # here, as it takes a while
-
-    from nepa_scale.data.sources import open_source
-
-    labels = open_source(root, name, "train").labels
-    sizes: list[int] = np.unique(labels[labels >= 0], return_counts=True)[1].tolist()
-    return sizes
 
 
 def _absent(root: Path, name: str) -> str | None:

@@ -43,17 +43,19 @@ def subset(num_samples: int, num_images: int, seed: int, labels: NDArray[np.int6
     rng = np.random.default_rng([seed, _SUBSET_STREAM])
     order = rng.permutation(num_samples)
     if labels is not None:
-        order = order[_in_rounds(labels[order], rng)]
+        rounds, _ = _rounds(labels[order])
+        order = order[np.lexsort((rng.random(num_samples), rounds))]  # each round in an order of its own
     return order[:num_images]
 
 
-def _in_rounds(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Arrange samples so that each round takes one of every class, in an order of its own; [N]."""
+def _rounds(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """How many of its class come before each sample, the round that takes it, and whether none comes after it; [N]."""
     by_class = np.argsort(labels, kind="stable")
-    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
-    rounds = np.empty_like(by_class)
-    rounds[by_class] = np.arange(len(labels)) - np.repeat(starts, counts)
-    return np.lexsort((rng.random(len(labels)), rounds))
+    _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rounds, is_last = np.empty_like(by_class), np.zeros(len(labels), dtype=bool)
+    rounds[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
+    is_last[by_class[starts + sizes - 1]] = True
+    return rounds, is_last
 
 
 def kept_out(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -66,11 +68,7 @@ def kept_out(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         raise DataError(f"cannot keep {count} images out of training: the split has {len(labels)}")
     order = np.random.default_rng(_TUNING_STREAM).permutation(len(labels))
     shuffled = labels[order]
-    by_class = np.argsort(shuffled, kind="stable")
-    _, starts, sizes = np.unique(shuffled[by_class], return_index=True, return_counts=True)
-    rounds, is_last = np.empty_like(by_class), np.zeros(len(labels), dtype=bool)
-    rounds[by_class] = np.arange(len(labels)) - np.repeat(starts, sizes)
-    is_last[by_class[starts + sizes - 1]] = True
+    rounds, is_last = _rounds(shuffled)
     return order[np.lexsort((shuffled, rounds, is_last))[:count]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.shard_index import NO_LABEL, printable
 from nepa_scale.utils.errors import DataError, shortened
 
+if TYPE_CHECKING:
+    from nepa_scale.data.shard_stream import StreamSource
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -30,40 +33,10 @@ class Sample:
     mask: bytes | None
 
 
-class Contents(Protocol):
-    """What one split holds. Can be pickled and used from any number of processes."""
-
-    num_classes: int
-    mask_classes: int
-
-    def __len__(self) -> int: ...
-
-    def check_labels(self) -> None:
-        """Raise ``DataError`` naming the first sample without a valid class."""
-
-    def check_masks(self) -> None:
-        """Raise ``DataError`` naming samples without a mask, or where no mask has a labelled pixel."""
-
-
-class Source(Contents, Protocol):
-    """The samples of one split, by index."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of every sample [N]; -1 where there is none."""
-
-    @property
-    def keys(self) -> NDArray[np.bytes_]:
-        """The name of every sample [N], in UTF-8, without folder and extension."""
-
-    @property
-    def shard_of(self) -> NDArray[np.int64]:
-        """The number of the file that holds each sample [N]; 0 for all where each has its own."""
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def where(self, index: int) -> str:
-        """The file and the name of a sample, for messages."""
+#: The samples of one split, by index. It can be pickled and used from any number of processes.
+Source: TypeAlias = "ShardSource | AdeSource"
+#: The same, or samples that come in the order of their shards alone.
+Contents: TypeAlias = "ShardSource | AdeSource | StreamSource"
 
 
 def open_source(root: Path, name: str, split: str) -> Source:
@@ -83,46 +56,36 @@ def open_source(root: Path, name: str, split: str) -> Source:
 
 
 class ShardSource:
-    """WebDataset shards, read with one ``pread`` per member at the place the index says."""
+    """WebDataset shards, read with one ``pread`` per member at the place the index says.
+
+    Of every sample [N]: ``labels``, its class, -1 where there is none; ``keys``, its name in UTF-8, with the folder in
+    the archive, without extension; ``shard_of``, the number of its shard.
+    """
 
     def __init__(self, folder: Path, info: DatasetInfo, split: str) -> None:
         contents = info.splits[split]
         self.num_classes = info.num_classes
         self.mask_classes = len(info.mask_class_names)
         index = ensure_index(folder, info)[split]
-        self._keys, self._samples = index.keys, index.samples
+        self.keys, self._samples = index.keys, index.samples
+        self.labels: NDArray[np.int64] = index.samples["label"]
         self._paths = [folder / filename for filename in contents.filenames]
-        self._shard_of = np.repeat(np.arange(len(self._paths)), index.lengths)
+        self.shard_of = np.repeat(np.arange(len(self._paths)), index.lengths)
         self._files = RetryingReader()
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of every sample [N]; -1 where there is none."""
-        return self._samples["label"]
-
-    @property
-    def keys(self) -> NDArray[np.bytes_]:
-        """The name of every sample [N], in UTF-8."""
-        return self._keys
-
-    @property
-    def shard_of(self) -> NDArray[np.int64]:
-        """The number of the shard that holds each sample [N]."""
-        return self._shard_of
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
         image_offset, image_size, mask_offset, mask_size, label = self._samples[index].tolist()
-        path = self._paths[self._shard_of[index]]
+        path = self._paths[self.shard_of[index]]
         image = self._files.read(path, image_offset, image_size)
         mask = self._files.read(path, mask_offset, mask_size) if mask_size else None
         return Sample(self._key(index), image, None if label == NO_LABEL else label, mask)
 
     def where(self, index: int | np.integer[Any]) -> str:
         """The shard and the name of a sample."""
-        return f"shard '{self._paths[self._shard_of[index]]}', sample '{printable(self._key(index))}'"
+        return f"shard '{self._paths[self.shard_of[index]]}', sample '{printable(self._key(index))}'"
 
     def check_labels(self) -> None:
         """Raise ``DataError`` naming the first sample without a valid class."""
@@ -144,11 +107,14 @@ class ShardSource:
         _check_labelled(self)
 
     def _key(self, index: int | np.integer[Any]) -> str:
-        return bytes(self._keys[index]).decode("utf-8", "replace")
+        return bytes(self.keys[index]).decode("utf-8", "replace")
 
 
 class AdeSource:
-    """The ADE20K folder layout: photographs and masks paired by name, no image classes."""
+    """The ADE20K folder layout: photographs and masks paired by name, no image classes.
+
+    ``labels``, ``keys`` and ``shard_of`` [N] as of ``ShardSource``: -1, the names, and 0, as each is a file of its own.
+    """
 
     num_classes = 0
 
@@ -158,21 +124,9 @@ class AdeSource:
         self.mask_classes = len(info.mask_class_names)
         self._images = ade20k.images(base, split)
         self._masks = [ade20k.mask_of(base, split, image) for image in self._images]
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """-1 for every sample [N]: ADE20K has no image classes."""
-        return np.full(len(self), NO_LABEL)
-
-    @property
-    def keys(self) -> NDArray[np.bytes_]:
-        """The name of every photograph [N], in UTF-8."""
-        return np.array([image.stem.encode("utf-8", "surrogateescape") for image in self._images])
-
-    @property
-    def shard_of(self) -> NDArray[np.int64]:
-        """0 for every sample [N]: each is a file of its own."""
-        return np.zeros(len(self), dtype=np.int64)
+        self.labels = np.full(len(self), NO_LABEL)
+        self.keys = np.array([image.stem.encode("utf-8", "surrogateescape") for image in self._images])
+        self.shard_of = np.zeros(len(self), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._images)

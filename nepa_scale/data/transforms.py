@@ -30,6 +30,7 @@ from nepa_scale.data.preprocessing import PAPERS, Standardisation
 ImageTransform = Callable[[NDArray[np.uint8]], Tensor]
 JointTransform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]]
 PyramidTransform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[tuple[Tensor, ...], Tensor]]
+Transform = ImageTransform | JointTransform | PyramidTransform
 
 
 def as_image(pixels: NDArray[np.uint8]) -> Tensor:
@@ -92,11 +93,6 @@ class PretrainCrop:
         high = min(height, round(width / narrowest))
         wide = min(width, round(height * widest))
         return (height - high) // 2, (width - wide) // 2, high, wide
-
-
-def pretrain_train(image_size: int, *, crop_scale_min: float, hflip: float) -> ImageTransform:
-    """Random resized crop (bilinear) and flip. Gives [3, S, S] uint8, to be normalised by the batch."""
-    return PretrainCrop(image_size, crop_scale_min=crop_scale_min, hflip=hflip)
 
 
 def pretrain_eval(image_size: int) -> ImageTransform:
@@ -196,7 +192,12 @@ def segment_train(
             v2.ToPureTensor(),
         ]
     )
-    return _Joint(joint)
+
+    def transform(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        pixels, classes = joint(tv_tensors.Image(as_image(image)), tv_tensors.Mask(torch.from_numpy(mask)))
+        return pixels, classes.long()
+
+    return transform
 
 
 def segment_eval(*sides: int, standard: Standardisation = PAPERS) -> PyramidTransform:
@@ -285,15 +286,3 @@ class _FillUp(v2.Transform):
         if self.by_image and not fill:
             fill = inpt.mean((-2, -1)).tolist()
         return F.pad(inpt, [0, 0, self.size - width, self.size - height], fill=fill)
-
-
-class _Joint:
-    """Apply one random transform to an image and its mask alike."""
-
-    def __init__(self, transform: Steps) -> None:
-        self._transform = transform
-
-    def __call__(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        pair = tv_tensors.Image(as_image(image)), tv_tensors.Mask(torch.from_numpy(mask))
-        pixels, classes = self._transform(*pair)
-        return pixels, classes.long()

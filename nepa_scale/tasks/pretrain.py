@@ -16,7 +16,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.data.datasets import PretrainImages
 from nepa_scale.data.decode import BadImageError
 from nepa_scale.data.loader import to_device
-from nepa_scale.data.transforms import pretrain_eval, pretrain_train
+from nepa_scale.data.transforms import PretrainCrop, pretrain_eval
 from nepa_scale.distributed.process_group import sum_over_ranks
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import scale_initial_weights
@@ -41,7 +41,7 @@ class Pretrain(Task):
         super().__init__(config)
         section = config.pretrain
         source = self.open_split("train")
-        train = pretrain_train(section.image_size, crop_scale_min=section.crop_scale_min, hflip=section.hflip)
+        train = PretrainCrop(section.image_size, crop_scale_min=section.crop_scale_min, hflip=section.hflip)
         self.train_data = PretrainImages(source, self.chosen_images(source), train, config.seed)
         validation = self.open_split("validation")
         self.eval_data = PretrainImages(validation, None, pretrain_eval(section.image_size), config.seed)

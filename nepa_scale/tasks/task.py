@@ -130,9 +130,9 @@ class Task(ABC):
             logger.info("%s", remark)
         if kept is None and count == len(source):
             return None
-        labels = cast(Source, source).labels
         rest = np.delete(np.arange(len(source)), [] if kept is None else kept)
-        return rest[subset(len(rest), count, self.config.seed, labels[rest])]
+        labels = cast(Source, source).labels[rest] if source.num_classes else None  # else they are strays
+        return rest[subset(len(rest), count, self.config.seed, labels)]
 
     def tuning_images(self, source: Contents) -> np.ndarray | None:
         """Indices of the training images that are scored and never trained on, the same in every run; None: none."""

@@ -102,14 +102,9 @@ def _initialise(module: nn.Module) -> None:
 
 
 class FCNHead(nn.Sequential):
-    """One map [B, D, h, w] -> class scores [B, C, h, w]."""
+    """One map [B, D, h, w] -> class scores [B, C, h, w], before up-sampling to the image's size."""
 
     def __init__(self, width: int, channels: int, num_classes: int, dropout: float) -> None:
         convolution, classifier = map(_convolution, fcn_layers(width, channels, num_classes))
         super().__init__(convolution, nn.Dropout2d(dropout), classifier)
         self.apply(_initialise)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Scores before up-sampling to the image's size."""
-        scores: Tensor = super().forward(feature)
-        return scores

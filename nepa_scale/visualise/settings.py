@@ -7,9 +7,10 @@ from pathlib import Path
 
 from nepa_scale.config import overrides
 from nepa_scale.config.ladder import numbered_blocks
+from nepa_scale.config.objectives import objective_of
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
-from nepa_scale.data.file_io import IMAGE_SUFFIXES, is_clutter, is_image
+from nepa_scale.data.file_io import IMAGE_SUFFIXES, images_below
 from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.arguments import option
 from nepa_scale.utils.errors import ConfigError
@@ -82,6 +83,8 @@ def make_plan(settings: PictureSettings) -> Plan:
     blocking = file_in_the_way(plan.out)
     if blocking is not None:
         problems.append(f"out={plan.out}: {blocking} is a file; name a folder")
+    if settings.images is not None and plan.out.resolve() == settings.images.resolve():
+        problems.append(f"out={plan.out}: is the folder of images; sheets would be among them; name another folder")
     if problems:
         raise ConfigError(problems)
     return plan
@@ -97,6 +100,9 @@ def describe_source(source: Path, *, ema: bool) -> tuple[RunConfig | None, Descr
             raise ConfigError(
                 [f"source={source}: a run with init={config.init} has no pre-training of its own to draw"]
             )
+        if not objective_of(config).predicts_embeddings:
+            predicted = objective_of(config).title
+            raise ConfigError([f"source={source}: predicts {predicted}: no embeddings, whose similarity is drawn"])
         folder = run_folder.pretrain_directory(source, config)
         return config, of_run(config, "pretrain", run_folder.standardisation(config, "pretrain", folder))
     if timm_layout.is_timm_folder(source):
@@ -123,12 +129,7 @@ def _layers(named: str, depth: int, problems: list[str]) -> tuple[int, ...]:
 
 
 def _image_files(folder: Path, problems: list[str]) -> tuple[Path, ...]:
-    """The image files in ``folder`` and below, by path, without hidden ones and those in folders of systems."""
-    files = tuple(
-        path
-        for path in sorted(folder.rglob("*"))
-        if is_image(path.name) and path.is_file() and not any(map(is_clutter, path.relative_to(folder).parts))
-    )
+    files = tuple(images_below(folder))
     if not folder.is_dir():
         problems.append(f"images={folder}: {'is a file' if folder.exists() else 'does not exist'}; name a folder")
     elif not files:

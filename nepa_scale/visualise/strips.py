@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from nepa_scale.models.nepa_vit import NepaViT
 from nepa_scale.run_dir.run_folder import PICTURES_NAME, WEIGHTS_NAME, standardisation
 from nepa_scale.utils.errors import DataError, UserError
 from nepa_scale.utils.files import write_atomically
+from nepa_scale.utils.progress import logger
 from nepa_scale.visualise.maps import MINUS, Map, QueryMaps, Strip, draw, query_maps
 from nepa_scale.visualise.settings import Plan
 from nepa_scale.weights.convert import Weights, built, read_run, read_timm
@@ -66,8 +67,7 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
         weights, shift = read_run(plan.source, task="pretrain", ema=settings.ema), config.pretrain.shift
     backbone = build(weights, settings.size)
     if config is None or plan.files:
-        picked = [plan.files[index] for index in chosen(len(plan.files), settings.num_images, settings.seed)]
-        images = [_read(path) for path in picked]
+        images = file_images(plan.files, settings.num_images, settings.seed)
     else:
         images = run_images(config, settings.num_images, settings.seed)
     strips = make_strips(
@@ -83,16 +83,22 @@ def draw_sheets(plan: Plan) -> Iterator[Path]:
             standard=Standardisation(weights.description.preprocessing.mean, weights.description.preprocessing.std),
         ),
     )
-    for old in plan.out.glob("sheet-*.png"):
-        old.unlink()
     title = _title(plan.source.resolve().name, plan.layers, settings.heads, ema=settings.ema)
-    for number, start in enumerate(range(0, len(strips), STRIPS_PER_SHEET), start=1):
-        path = plan.out / f"sheet-{number:02d}.png"
+    sheets = range(0, len(strips), STRIPS_PER_SHEET)
+    for number, start in enumerate(sheets, start=1):
+        path = _sheet(plan, number)
         try:
             write_atomically(path, draw(strips[start : start + STRIPS_PER_SHEET], title))
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from error
         yield path
+    later = (_sheet(plan, number) for number in count(len(sheets) + 1))
+    for old in takewhile(Path.is_file, later):  # of an earlier call that drew more; other files are not ours
+        old.unlink()
+
+
+def _sheet(plan: Plan, number: int) -> Path:
+    return plan.out / f"sheet-{number:02d}.png"
 
 
 def draw_pretraining(config: RunConfig, folder: Path) -> None:
@@ -129,6 +135,29 @@ def chosen(available: int, wanted: int, seed: int) -> list[int]:
     return [int(index) for index in np.random.default_rng(seed).permutation(available)[:wanted]]
 
 
+def file_images(files: Sequence[Path], wanted: int, seed: int) -> list[Named]:
+    """Some of the files by seed; where one cannot be read, a line says so and the next one takes its place.
+
+    Raises ``DataError`` naming one where none can be read.
+    """
+    found, faults = list[Named](), list[str]()
+    for path in (files[index] for index in chosen(len(files), len(files), seed)):
+        try:
+            image = Named(path.name, path.read_bytes())
+            decode_rgb(image.content)
+        except (DataError, OSError) as error:
+            faults.append(f"image '{path}': {getattr(error, 'strerror', None) or error}")
+            continue
+        found.append(image)
+        if len(found) == wanted:
+            break
+    if not found:
+        raise DataError(faults[0])
+    for fault in faults:
+        logger.warning("%s; the next image is drawn in its place", fault)
+    return found
+
+
 def run_images(config: RunConfig, wanted: int, seed: int) -> list[Named]:
     """Validation images of a run's pre-training by seed, the first ones of a stream. Labels are not looked at."""
     where = Path(config.data.root), config.pretrain.dataset, "validation"
@@ -140,13 +169,6 @@ def run_images(config: RunConfig, wanted: int, seed: int) -> list[Named]:
         source: Source = open_source(*where)
         samples = [source[index] for index in chosen(len(source), wanted, seed)]
     return [Named(sample.key, sample.image) for sample in samples]
-
-
-def _read(path: Path) -> Named:
-    try:
-        return Named(path.name, path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def make_strips(backbone: NepaViT, images: Sequence[Named], choice: Choice) -> list[Strip]:

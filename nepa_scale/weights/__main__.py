@@ -136,12 +136,13 @@ def main(settings: Settings) -> int:
 def bring_in(chosen: ImportSettings) -> str:
     """Import; returns the lines that say what was found. Raises ``UserError``."""
     from nepa_scale.weights import convert, tensor_files
-    from nepa_scale.weights.authors_config import Wishes
 
     convert.check_output(chosen.out)
-    wishes = Wishes(chosen.qk_norm, None if chosen.attention is None else chosen.attention == "causal")
+    overruling = {} if chosen.attention is None else {"is_causal": chosen.attention == "causal"}
+    if chosen.qk_norm is not None:
+        overruling |= {"qk_norm": chosen.qk_norm != "none", "qk_norm_affine": chosen.qk_norm == "weight"}
     folder = tensor_files.local_folder(chosen.source, ema=chosen.ema)
-    weights, notes = convert.read_authors(folder, ema=chosen.ema, wishes=wishes)
+    weights, notes = convert.read_authors(folder, overruling, ema=chosen.ema)
     convert.write_timm(weights, chosen.out)
     return "\n".join([f"{chosen.out}: {weights.description}", *notes])
 

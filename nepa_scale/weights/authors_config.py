@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nepa_scale.config.ladder import Architecture, QkNorm
+from nepa_scale.config.ladder import Architecture
 from nepa_scale.models.nepa_vit import LAYER_NORM_EPS, ROPE_TEMPERATURE
 from nepa_scale.utils.errors import UserError, WeightsError, shortened
 from nepa_scale.weights.authors_layout import LAYER, PREFIX
@@ -37,21 +36,6 @@ _WITHOUT_PLACE = {
     "attention_probs_dropout_prob": 0.0,
 }
 _IN_LAYER = re.compile(re.escape(LAYER) + r"(\d+)\.")
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the caller states, which overrules the configuration; None where nothing is stated."""
-
-    qk_norm: QkNorm | None = None
-    causal: bool | None = None
-
-    def as_settings(self) -> dict[str, Any]:
-        """The fields of the configuration that say the same."""
-        settings: dict[str, Any] = {}
-        if self.qk_norm is not None:
-            settings |= {"qk_norm": self.qk_norm != "none", "qk_norm_affine": self.qk_norm == "weight"}
-        return settings if self.causal is None else settings | {"is_causal": self.causal}
 
 
 def write(description: Description) -> dict[str, Any]:
@@ -95,16 +79,18 @@ def write(description: Description) -> dict[str, Any]:
 
 
 def read(
-    theirs: Mapping[str, Tensor], file: Path, config: Mapping[str, Any], wishes: Wishes
+    theirs: Mapping[str, Tensor], file: Path, config: Mapping[str, Any], overruling: Mapping[str, Any]
 ) -> tuple[Description, list[str]]:
     """The description of the tensors of ``file``, from their shapes and ``config`` ({} where there is none beside it).
+
+    ``overruling``: fields that the caller states, in place of the configuration's.
 
     Also returns what had to be assumed, as neither says it, and what had to be left out, a line each.
     Raises ``WeightsError`` when tensors and configuration disagree, or ask for what our model cannot do.
     """
     facts, num_classes = _facts(theirs, file)
     default = _defaults(theirs, facts, num_classes)
-    stated = {**config, **wishes.as_settings()}
+    stated = {**config, **overruling}
     said = {"drop_path_prob": 0.0, **default, **stated}
     wrong = [
         *_contradictions(facts, said),

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nepa_scale.data.file_io import is_image
-from nepa_scale.utils.errors import DataError, UserError
+from nepa_scale.data.file_io import images_below, images_in
+from nepa_scale.utils.errors import DataError, UserError, shortened
 from nepa_scale.utils.files import read_json
 
 SEVERITIES = ("1", "2", "3", "4", "5")
@@ -81,6 +81,21 @@ def _packaged(name: str) -> str:
     return (Path(spec.origin).parent / "data" / "_info" / name).read_text(encoding="utf-8")
 
 
+def named_in_order(names: Sequence[str]) -> bool:
+    """Whether ``names`` are English names of ImageNet's classes in their order, as the Hub's data set has them.
+
+    Nearly all must begin as WordNet's do: some tables tell the two cranes and the two maillots apart.
+    """
+    lemmas = dict(line.split("\t") for line in _packaged("imagenet_synset_to_lemma.txt").splitlines())
+    pairs = zip(names, map(lemmas.__getitem__, synsets()), strict=False)
+    alike = sum(_first_word(name) == _first_word(lemma) for name, lemma in pairs)
+    return len(names) == len(synsets()) and alike > 0.95 * len(names)
+
+
+def _first_word(name: str) -> str:
+    return name.partition(",")[0].strip().lower()
+
+
 def of_class_folders(root: Path) -> list[Part]:
     """Images in folders named by WordNet ids."""
     return [Part("", _of_folders(_class_folders(root, synsets())))]
@@ -99,7 +114,8 @@ def of_corruptions(root: Path) -> list[Part]:
     missing = [name for name, place in places.items() if place is None]
     missing += [f"{n}/{s}" for n, place in places.items() if place for s in SEVERITIES if not (place / s).is_dir()]
     if missing:
-        raise UserError(f"source={root}: the average is over 15 corruptions of 5 severities; missing: {_few(missing)}")
+        wanted = "the average is over 15 corruptions of 5 severities"
+        raise UserError(f"source={root}: {wanted}; missing: {shortened(missing)}")
     return [
         Part(f"{name}/{severity}", _of_folders(_class_folders(place / severity, synsets())))
         for name, place in places.items()
@@ -114,7 +130,7 @@ def of_reassessed(root: Path) -> list[Part]:
     Images that ReaL gives no label are left out, as its authors do.
     """
     ids, labels = synsets(), _real_labels(root)
-    images = [(_number(path), path) for path in sorted(root.rglob("*")) if is_image(path.name)]
+    images = [(_number(path), path) for path in images_below(root)]
     named = [f"{path}" for number, path in images if not 1 <= number <= len(labels)]
     if named or not images:
         what = f"{named[0]} is not called ILSVRC2012_val_00000001.JPEG or the like" if named else "no images"
@@ -141,10 +157,10 @@ def parts_of(name: str, root: Path) -> list[Part]:
     parts, allowed = benchmark.find(root), set(benchmark.classes())
     strange = sorted({synset for part in parts for image in part.images for synset in image.right - allowed})
     if strange:
-        raise UserError(f"source={root}: {_few(strange)}: no class of {benchmark.title}")
+        raise UserError(f"source={root}: {shortened(strange)}: no class of {benchmark.title}")
     empty = [part.name or benchmark.title for part in parts if not part.images]
     if empty:
-        raise UserError(f"source={root}: no images of {_few(empty)}")
+        raise UserError(f"source={root}: no images of {shortened(empty)}")
     return parts
 
 
@@ -165,12 +181,7 @@ def _nearby(root: Path, name: str) -> Iterable[Path]:
 
 def _of_folders(folders: Mapping[str, Path]) -> tuple[Answered, ...]:
     right = {synset: frozenset({synset}) for synset in folders}  # ImageNet-C has millions of images
-    return tuple(
-        Answered(path, right[synset])
-        for synset, folder in folders.items()
-        for path in sorted(folder.iterdir())
-        if is_image(path.name)
-    )
+    return tuple(Answered(path, right[synset]) for synset, folder in folders.items() for path in images_in(folder))
 
 
 def _real_labels(root: Path) -> list[list[int]]:
@@ -189,7 +200,3 @@ def _number(path: Path) -> int:
     """The number of a validation image of ImageNet, by its name; 0 of anything else."""
     match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", path.stem)
     return int(match[1]) if match else 0
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

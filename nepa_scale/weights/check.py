@@ -24,7 +24,6 @@ from nepa_scale.models.objective import next_embedding_loss
 from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.weights import convert, timm_layout
-from nepa_scale.weights.authors_config import Wishes
 from nepa_scale.weights.timm_layout import Description
 
 EMBEDDED = "embedded scene of digits"
@@ -87,7 +86,7 @@ def _read(folder: Path) -> tuple[convert.Weights, list[str]]:
         raise WeightsError(f"{folder}: {what}; name a folder of weights")
     if config.is_file() and "model_args" in timm_layout.read_config_file(config):
         return convert.read_timm(folder), []
-    return convert.read_authors(folder, ema=False, wishes=Wishes())
+    return convert.read_authors(folder, {})
 
 
 def _opened(path: Path) -> Picture:

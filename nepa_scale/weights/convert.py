@@ -20,7 +20,6 @@ from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import DataError, WeightsError
 from nepa_scale.utils.files import file_in_the_way, read_json, to_json, write_folder
 from nepa_scale.weights import authors_config, authors_layout, timm_layout
-from nepa_scale.weights.authors_config import Wishes
 from nepa_scale.weights.authors_layout import from_authors, to_authors, with_prefix
 from nepa_scale.weights.tensor_files import check_tensors, find_tensors, read_tensors
 from nepa_scale.weights.timm_layout import CONFIG_NAME, WEIGHTS_NAME, Description, of_run
@@ -46,14 +45,17 @@ def built(weights: Weights) -> NepaViT:
     return model
 
 
-def read_authors(folder: Path, *, ema: bool, wishes: Wishes) -> tuple[Weights, list[str]]:
-    """A folder in the authors' layout, and what had to be assumed or left out. Raises ``WeightsError``."""
+def read_authors(folder: Path, overruling: Mapping[str, Any], *, ema: bool = False) -> tuple[Weights, list[str]]:
+    """A folder in the authors' layout, and what had to be assumed or left out. Raises ``WeightsError``.
+
+    ``overruling``: fields of its configuration that have other values.
+    """
     config_path, file = folder / CONFIG_NAME, find_tensors(folder, ema=ema)
     config = timm_layout.read_config_file(config_path) if config_path.is_file() else {}
     if "model_args" in config:
         raise WeightsError(f"{config_path}: timm's layout already; use `export` to change it")
     theirs = with_prefix(read_tensors(file))
-    described, notes = authors_config.read(theirs, file, config, wishes)
+    described, notes = authors_config.read(theirs, file, config, overruling)
     preprocessing, more_notes = authors_layout.read_preprocessor(folder, described.image_size)
     description = dataclasses.replace(described, preprocessing=preprocessing)
     ours, gated = skeleton(description), description.arch.mlp == "swiglu"

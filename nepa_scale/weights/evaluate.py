@@ -64,7 +64,9 @@ def evaluate(
 
 
 def class_columns(label_names: Sequence[str], num_classes: int) -> dict[str, int]:
-    """{WordNet id: its column of the scores}: by the names of the model's classes, or in ImageNet's order without any.
+    """{WordNet id: its column of the scores}: by the names of the model's classes.
+
+    Without any, and where they are the usual English names, columns are in ImageNet's order.
 
     Raises ``WeightsError`` for a model of other classes.
     """
@@ -72,9 +74,9 @@ def class_columns(label_names: Sequence[str], num_classes: int) -> dict[str, int
     columns = {name: index for index, name in enumerate(label_names)} if label_names else {}
     if set(ids) <= set(columns):
         return {synset: columns[synset] for synset in ids}
-    if label_names or num_classes != len(ids):
+    if num_classes != len(ids) or (label_names and not benchmarks.named_in_order(label_names)):
         have = f"{num_classes} classes" + (f" such as {label_names[0]}" if label_names else "")
-        raise WeightsError(f"a classifier of {have}: these test sets need one of ImageNet's {len(ids)} WordNet ids")
+        raise WeightsError(f"a classifier of {have}: these test sets need one of ImageNet's {len(ids)}, by id or name")
     return {synset: index for index, synset in enumerate(ids)}
 
 

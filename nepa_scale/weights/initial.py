@@ -20,11 +20,10 @@ from nepa_scale.run_dir.run_folder import (
     AVERAGE_NAME,
     CONFIG_NAME,
     WEIGHTS_NAME,
-    changes,
     pretrain_directory,
     standardisation,
 )
-from nepa_scale.utils.errors import UserError, WeightsError
+from nepa_scale.utils.errors import UserError, WeightsError, changes
 from nepa_scale.utils.files import read_json
 from nepa_scale.weights import timm_layout
 

@@ -10,8 +10,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import yaml
@@ -44,26 +44,6 @@ CITATION = """\
 Result = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Published:
-    """What a card is about.
-
-    ``model`` describes the architecture in words. ``pretraining`` is the result of the pre-training that a fine-tuned
-    model started from, None where it is not at hand. ``seeds`` are the results of runs that differ in their seed alone,
-    this one's among them. ``pictures`` are the names of image files beside the card, each with its caption. ``prefix``
-    begins the names of the metrics of a moving average.
-    """
-
-    name: str
-    model: str
-    licence: str
-    result: Result
-    pretraining: Result | None
-    seeds: Sequence[Result]
-    pictures: Mapping[str, str]
-    prefix: str = ""
-
-
 def read_result(task_dir: Path) -> Result:
     """The result of a finished task. Raises ``WeightsError``."""
     path = task_dir / "result.json"
@@ -81,18 +61,38 @@ def read_result(task_dir: Path) -> Result:
 def other_seeds(run_dir: Path, task: str) -> list[Result]:
     """The results of ``task`` in the runs beside ``run_dir`` that differ from it in the seed alone, its own first."""
     own = read_result(run_dir / task)
-    results = []
+    results = [own]
     for path in sorted(run_dir.absolute().parent.glob(f"*/{task}/result.json")):
-        with suppress(WeightsError):  # another run's damaged file is no matter of this one
-            results.append(read_result(path.parent))
-    alike = [each for each in results if each["seed"] != own["seed"] and _settings(each) == _settings(own)]
-    return [own, *alike]
+        with suppress(WeightsError, KeyError, TypeError):  # what is damaged, or no run's, is no matter of this one
+            other = read_result(path.parent)
+            if other["seed"] != own["seed"] and _settings(other) == _settings(own):
+                results.append(other)
+    return results
+
+
+def _summary(result: Result) -> str:
+    """What was trained on what, from which start, and what its pre-training predicts."""
+    config, task = result["config"], spec(result["task"])
+    size, dataset = f"vision transformer of size `{config['model.size']}`", config[f"{task.name}.dataset"]
+    on = f"on `{dataset}` with nepa_scale"
+    if task.downstream and result["init"] == "scratch":
+        return f"A {size} for {task.title.lower()}, trained from scratch on labels, without pre-training, {on}."
+    done = f"fine-tuned for {task.title.lower()}" if task.downstream else "pre-trained"
+    start = f", from the weights of {_started(result)}" if result.get("source_run") else ""
+    return f"A NEPA {size}, {done} {on}{start}. {_about(result)}"
+
+
+def _started(result: Result) -> str:
+    """Where the task started: the run or folder whose weights those were, or the value of ``init``."""
+    start = result.get("source_run") or (result["init"] if spec(result["task"]).downstream else "scratch")
+    return f"`{start}`{', which had seen labels' if result.get('init_finetuned') else ''}"
 
 
 def _about(result: Result) -> str:
     """What the pre-training predicts: NEPA's embeddings, or what was put in their place."""
     objective = result["config"].get("pretrain.objective", NEXT_EMBEDDING.name)
-    if objective == NEXT_EMBEDDING.name:
+    elsewhere = spec(result["task"]).downstream and result["init"] != "pretrain"  # whose settings are not known here
+    if elsewhere or objective == NEXT_EMBEDDING.name:
         return ABOUT
     title = SPECS[objective].title if objective in SPECS else objective
     return f"{ABOUT} This one was pre-trained on {title} in their place."
@@ -105,30 +105,43 @@ def _settings(result: Result) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in left_out}
 
 
-def card(published: Published) -> str:
-    """The text of ``README.md``: the Hub's metadata, then Markdown."""
-    result, task = published.result, spec(published.result["task"])
-    size, dataset = result["config"]["model.size"], result["config"][f"{task.name}.dataset"]
+def card(
+    name: str,
+    seeds: Sequence[Result],
+    *,
+    model: str,
+    licence: str,
+    pretraining: Result | None = None,
+    pictures: Mapping[str, str] | None = None,
+    prefix: str = "",
+) -> str:
+    """The text of ``README.md``: the Hub's metadata, then Markdown.
+
+    ``seeds`` are the results of runs that differ in their seed alone, this one's first. ``model`` describes the
+    architecture in words. ``pretraining`` is the result of the pre-training that a fine-tuned model started from, None
+    where it is not at hand. ``pictures`` are the names of image files beside the card, each with its caption.
+    ``prefix`` begins the names of the metrics of a moving average.
+    """
+    result, task = seeds[0], spec(seeds[0]["task"])
     metadata = {
-        "license": published.licence,
+        "license": licence,
         "library_name": "timm",
         "pipeline_tag": "image-classification" if task.downstream else "image-feature-extraction",
         "tags": ["nepa", "timm", "vision-transformer"],
     }
-    done = f"fine-tuned for {task.title.lower()}" if task.downstream else "pre-trained"
-    columns = ("", "this task", "pre-training")[: 3 if published.pretraining else 2]
+    columns = ("", "this task", "pre-training")[: 3 if pretraining else 2]
     lines = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False).strip()}\n---",
-        f"# {published.name.rpartition('/')[2]}",
-        f"A NEPA vision transformer of size `{size}`, {done} on `{dataset}` with nepa_scale. {_about(result)}",
-        f"{published.model[:1].upper()}{published.model[1:]}.",
-        *_usage(published.name),
+        f"# {name.rpartition('/')[2]}",
+        _summary(result),
+        f"{model[:1].upper()}{model[1:]}.",
+        *_usage(name),
         "## Training",
-        _table(columns, _training(published)),
+        _table(columns, _training([result, *filter(None, [pretraining])])),
         "## Results",
-        *_results(published),
-        *(f"![{caption}]({name})\n\n{caption}" for name, caption in published.pictures.items()),
-        f"## Licence\n\n{published.licence}",
+        *_results(seeds, prefix),
+        *(f"![{caption}]({file})\n\n{caption}" for file, caption in (pictures or {}).items()),
+        f"## Licence\n\n{licence}",
         f"## Citation\n\n```bibtex\n{CITATION}\n```",
     ]
     return "\n\n".join(lines) + "\n"
@@ -141,13 +154,16 @@ def _usage(name: str) -> Iterator[str]:
         "import nepa_scale.models.nepa_vit  # makes the architecture known to timm\n"
         f'model = timm.create_model("hf-hub:{name}", pretrained=True).eval()\n```'
     )
-    yield "`pip install nepa-scale` gives both. Preprocessing: `timm.data.resolve_model_data_config(model)`."
+    yield (
+        "`pip install .` in the repository of nepa_scale gives both."
+        " Preprocessing: `timm.data.resolve_model_data_config(model)`."
+    )
 
 
-def _training(published: Published) -> Iterator[tuple[str, ...]]:
+def _training(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
     """The rows of the table of costs."""
-    results = [published.result, *filter(None, [published.pretraining])]
     texts = {
+        "started from": _started,
         "data set": lambda each: each["config"][f"{each['task']}.dataset"],
         "steps": lambda each: f"{each['steps']:,}",
         "images seen (different ones)": lambda each: f"{each['images_seen']:,} ({each['unique_images']:,})",
@@ -169,20 +185,19 @@ def _has_past(result: Result) -> bool:
     return result.get("source_flops") is not None
 
 
-def _results(published: Published) -> Iterator[str]:
+def _results(seeds: Sequence[Result], prefix: str) -> Iterator[str]:
     """The table of metrics; where other seeds are at hand, with their mean and its interval."""
-    seeds, prefix = published.seeds, published.prefix
     heading = ["metric", "this model"]
     if len(seeds) > 1:
         heading.append(f"mean of {len(seeds)} seeds ({CONFIDENCE:.0%} interval)")
     rows = []
-    for metric in spec(published.result["task"]).metrics:
+    for metric in spec(seeds[0]["task"]).metrics:
         values = [each["metrics"][prefix + metric.key] for each in seeds if prefix + metric.key in each["metrics"]]
         if len(values) == len(seeds):
             rows.append(
                 [metric.label, _written(metric, values[0]), *([_mean(metric, values)] if len(seeds) > 1 else [])]
             )
-    yield f"On the {published.result['validation_images']:,} validation images of the data set."
+    yield f"On the {seeds[0]['validation_images']:,} validation images of the data set."
     yield _table(heading, rows)
 
 
@@ -190,10 +205,8 @@ def _mean(metric: Metric, values: Sequence[float]) -> str:
     """The mean over seeds with Student's interval of it."""
     from scipy.special import stdtrit
 
-    count = len(values)
-    mean = math.fsum(values) / count
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(count)
+    mean, count = fmean(values), len(values)
+    half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / math.sqrt(count)
     return f"{_written(metric, mean)} ({_written(metric, mean - half)} to {_written(metric, mean + half)})"
 
 
@@ -232,21 +245,19 @@ def write_folder(run_dir: Path, name: str, folder: Path, *, task: str, ema: bool
     convert.check_output(folder)
     config = overrides.load(run_dir / run_folder.CONFIG_NAME)
     task_dir = run_folder.pretrain_directory(run_dir, config) if task == "pretrain" else run_dir / task
-    result = read_result(task_dir)
+    seeds = other_seeds(task_dir.parent, task)
     weights = convert.read(run_dir, task=task, ema=ema)
     pictures = _pictures(run_dir, task_dir)
     started = run_folder.pretrain_directory(run_dir, config)
-    published = Published(
+    text = card(
         name,
-        str(weights.description),
-        licence,
-        result,
-        read_result(started) if task != "pretrain" and (started / "result.json").is_file() else None,
-        other_seeds(task_dir.parent, task),
-        {target: caption for target, (_, caption) in pictures.items()},
-        "ema_" if ema else "",
+        seeds,
+        model=str(weights.description),
+        licence=licence,
+        pretraining=read_result(started) if task != "pretrain" and (started / "result.json").is_file() else None,
+        pictures={target: caption for target, (_, caption) in pictures.items()},
+        prefix="ema_" if ema else "",
     )
-    text = card(published)
     convert.write_timm(weights, folder)
     for target, (source, _) in pictures.items():
         shutil.copyfile(source, folder / target)

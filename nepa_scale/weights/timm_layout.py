@@ -99,6 +99,8 @@ def model_args(description: Description) -> dict[str, Any]:
         "in_chans": arch.in_chans,
         "num_classes": description.num_classes,
         "global_pool": _POOLS[description.pool],
+        # said outright, or features (num_classes=0) of a classifier would be without its trained norm
+        "use_fc_norm": description.pool == "mean" and description.num_classes > 0,
         "embed_dim": arch.embed_dim,
         "depth": arch.depth,
         "num_heads": arch.num_heads,

@@ -25,7 +25,7 @@ from nepa_scale.data.loader import eval_loader, train_loader
 from nepa_scale.data.sources import open_source
 from nepa_scale.utils.errors import DataError
 
-CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
+CROP = T.PretrainCrop(16, crop_scale_min=0.3, hflip=0.5)
 EMPTY_PNG = png("RGB", 2, 2).replace(b"\0\0\0\x02\0\0\0\x02", bytes(8))  # 0 x 0 pixels
 HTML, CUT = b"<html>not found</html>", b"\x89PNG\r\n\x1a\n cut"
 

@@ -20,7 +20,7 @@ from nepa_scale.data.datasets import LabelledImages, MaskedImages, PretrainImage
 from nepa_scale.data.sources import open_source
 from nepa_scale.utils.errors import DataError
 
-CROP = T.pretrain_train(24, crop_scale_min=0.3, hflip=0.5)
+CROP = T.PretrainCrop(24, crop_scale_min=0.3, hflip=0.5)
 JOINT = T.segment_train(24, scale_min=0.5, scale_max=2.0, hflip=0.5)
 WHOLE = T.segment_eval(24)
 

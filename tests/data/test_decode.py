@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nepa_scale.data.decode import MAX_PIXELS, BadImageError, decode_mask, decode_rgb, image_size, is_deep
+from nepa_scale.data.decode import MAX_PIXELS, BadImageError, decode_mask, decode_rgb, is_deep
 from nepa_scale.utils.errors import DataError
 
 
@@ -233,13 +233,6 @@ def test_a_result_can_be_written_to() -> None:
         assert decode_rgb(encoded(noise(20, 10), image_format)).flags.writeable
 
 
-def test_the_size_is_read_from_the_header() -> None:
-    """(width, height), in PIL's order; what is no image has none."""
-    assert image_size(encoded(noise(20, 10), "JPEG")) == (20, 10)
-    with pytest.raises(BadImageError):
-        image_size(b"<html>")
-
-
 def test_only_plain_image_formats_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """PostScript under the name of a photograph is not handed to an interpreter, nor to any rare decoder."""
 
@@ -249,9 +242,8 @@ def test_only_plain_image_formats_are_decoded(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", interpreter)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 10\n%%EndComments\n%%EOF\n"
     for content in (eps, encoded(noise(20, 10), "DDS"), encoded(noise(20, 10), "ICO")):
-        for decode in (decode_rgb, image_size):
-            with pytest.raises(BadImageError, match="no known image format"):
-                decode(content)
+        with pytest.raises(BadImageError, match="no known image format"):
+            decode_rgb(content)
 
 
 @pytest.mark.parametrize("size", [(2, 1000), (1000, 2), (3, 65_000)])

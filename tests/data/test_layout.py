@@ -105,7 +105,7 @@ def test_a_task_is_told_what_the_data_lacks(ade_root: Path, write_shards) -> Non
     path.write_text(path.read_text().replace('"mask_class_names"', '"other_names"'))
     assert check_dataset(root, "toy", needs={"label"}) == []
     (problem,) = check_dataset(root, "toy", needs={"mask"})
-    assert "'toy' has no masks" in problem
+    assert "'toy' names no classes of masks" in problem
     assert check_dataset(ade_root, "street", needs={"mask"}) == []
     (problem,) = check_dataset(ade_root, "street", needs={"label"})
     assert "'street' has no class labels" in problem

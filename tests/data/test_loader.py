@@ -25,7 +25,7 @@ from nepa_scale.data.sources import open_source
 from nepa_scale.data.transforms import normalise
 from nepa_scale.utils.errors import DataError
 
-CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
+CROP = T.PretrainCrop(16, crop_scale_min=0.3, hflip=0.5)
 BATCH = {"batch_size": 16, "micro_batch_size": 4}
 ORDER = {**BATCH, "seed": 7}
 

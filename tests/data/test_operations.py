@@ -32,7 +32,7 @@ class Choosy:
     """A pre-training transform with an operation that fails on the images that ``bad`` picks."""
 
     def __init__(self, bad: Callable[[np.ndarray], bool]) -> None:
-        self._crop, self._bad = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5), bad
+        self._crop, self._bad = T.PretrainCrop(16, crop_scale_min=0.3, hflip=0.5), bad
 
     def __call__(self, pixels: np.ndarray) -> torch.Tensor:
         if self._bad(pixels):
@@ -146,9 +146,9 @@ def contents() -> dict[str, np.ndarray]:
 CONTENTS = contents()
 TINY, ONE = 1e-300, 1.0
 TRANSFORMS: dict[str, Callable[[], Any]] = {
-    "pretrain": lambda: T.pretrain_train(16, crop_scale_min=0.08, hflip=0.5),
-    "pretrain, least crop": lambda: T.pretrain_train(16, crop_scale_min=TINY, hflip=ONE),
-    "pretrain, whole": lambda: T.pretrain_train(16, crop_scale_min=ONE, hflip=ONE),
+    "pretrain": lambda: T.PretrainCrop(16, crop_scale_min=0.08, hflip=0.5),
+    "pretrain, least crop": lambda: T.PretrainCrop(16, crop_scale_min=TINY, hflip=ONE),
+    "pretrain, whole": lambda: T.PretrainCrop(16, crop_scale_min=ONE, hflip=ONE),
     "pretrain, evaluation": lambda: T.pretrain_eval(16),
     **{
         f"classify, {policy}, crop {crop}": lambda policy=policy, crop=crop: T.classify_train(

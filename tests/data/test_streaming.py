@@ -36,7 +36,7 @@ from nepa_scale.data.streaming import eval_passes, eval_stream, train_stream
 from nepa_scale.utils.errors import DataError
 from nepa_scale.utils.progress import logger
 
-CROP = T.pretrain_train(16, crop_scale_min=0.3, hflip=0.5)
+CROP = T.PretrainCrop(16, crop_scale_min=0.3, hflip=0.5)
 WHOLE = T.pretrain_eval(24)
 LENGTHS = (7, 5, 6, 8, 6, 7, 5, 4)
 TOTAL = sum(LENGTHS)
@@ -78,7 +78,7 @@ def read(root: Path, **changes: Any) -> list[list[list[int]]]:
         "num_workers": 0,
         **changes,
     }
-    dataset = Numbers(stream_of(root), None, settings["seed"])
+    dataset = Numbers(stream_of(root), None, WHOLE, settings["seed"])
     return [loaded.batch.tolist() for loaded in train_stream(dataset, **settings)]
 
 
@@ -522,7 +522,7 @@ def test_shards_behind_a_web_server(served: Path, num_workers: int) -> None:
     """The stream of remote shards is that of the same shards on disk."""
     settings = {"batch_size": 4, "micro_batch_size": 2, "seed": 7, "start_step": 3, "total_steps": 20}
     settings |= {"rank": 0, "world_size": 1, "num_workers": num_workers}
-    dataset = Numbers(open_stream(served, "remote", "train", allow_remote=True), None, 7)
+    dataset = Numbers(open_stream(served, "remote", "train", allow_remote=True), None, WHOLE, 7)
     given = [loaded.batch.tolist() for loaded in train_stream(dataset, **settings)]
     assert given == read(served, **settings)
 

@@ -51,7 +51,7 @@ def coordinates(width: int, height: int) -> Image.Image:
     [
         lambda image: T.normalise(T.pretrain_eval(32)(image)),
         T.classify_eval(32, crop_pct=1.0),
-        lambda image: T.normalise(T.pretrain_train(32, crop_scale_min=1.0, hflip=0.0)(image)),
+        lambda image: T.normalise(T.PretrainCrop(32, crop_scale_min=1.0, hflip=0.0)(image)),
         lambda image: T.segment_eval(32)(image, np.zeros((32, 32), np.uint8))[0][0],
         lambda image: T.segment_train(32, scale_min=1.0, scale_max=1.0, hflip=0.0)(image, np.zeros((32, 32), np.uint8))[
             0
@@ -91,7 +91,7 @@ def test_classify_eval_resizes_beyond_the_crop() -> None:
 @pytest.mark.parametrize("crop_scale_min", [0.08, 0.5])
 def test_random_crops_stay_within_their_limits(crop_scale_min: float) -> None:
     """Area and aspect of the crop, read off an image of coordinates, fill the range asked for."""
-    transform = T.pretrain_train(64, crop_scale_min=crop_scale_min, hflip=0.0)
+    transform = T.PretrainCrop(64, crop_scale_min=crop_scale_min, hflip=0.0)
     image, spans = coordinates(400, 400), []
     for index in range(300):
         with sample_randomness(0, 0, index):
@@ -110,7 +110,7 @@ def test_flipping_mirrors_the_same_crop() -> None:
     image = noise(80, 70)
     results = {}
     for hflip in (0.0, 0.5, 1.0):
-        transform = T.pretrain_train(32, crop_scale_min=0.3, hflip=hflip)
+        transform = T.PretrainCrop(32, crop_scale_min=0.3, hflip=hflip)
         for index in range(60):
             with sample_randomness(0, 0, index):
                 results[hflip, index] = transform(np.array(image))

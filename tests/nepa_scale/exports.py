@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed import HashStore
 
 from nepa_scale.config.overrides import parse
 from nepa_scale.distributed import process_group
@@ -41,7 +42,7 @@ def main(folder: Path, words: list[str]) -> None:
             world=world,
             device=device,
             stop=stop,
-            watchdog=Watchdog(world, folder, timeout_seconds=600, store=None, record=print),
+            watchdog=Watchdog(world, folder, timeout_seconds=600, store=HashStore(), record=print),
         )
         trainer._export(f"stage{stage}.safetensors")
     if world.is_main:

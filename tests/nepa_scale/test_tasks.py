@@ -22,6 +22,7 @@ from nepa_scale.config.validate import check_data
 from nepa_scale.data.info import make_info
 from nepa_scale.data.prepare.digits import encode_png
 from nepa_scale.data.prepare.finishing import write_dataset
+from nepa_scale.data.sampler import subset
 from nepa_scale.data.sources import open_source
 from nepa_scale.distributed.world import World
 from nepa_scale.models.build import build_backbone
@@ -35,6 +36,7 @@ from nepa_scale.tasks.probe import Probe
 from nepa_scale.tasks.segment import Segment
 from nepa_scale.tasks.task import Task
 from nepa_scale.utils.errors import ConfigError, RunError, WeightsError
+from nepa_scale.utils.files import read_json, write_json
 
 
 @pytest.mark.parametrize(("attention", "causal"), [("bidirectional", False), ("causal", True)])
@@ -153,6 +155,15 @@ def test_labels_per_class_are_exact_and_nested(tmp_path: Path) -> None:
     asked = uneven(root, "classify", "classify.labels_per_class=10")
     (problem,) = check_data(asked, ("classify",))
     assert "classify.labels_per_class=10" in problem and "more than 9" in problem
+
+
+def test_stray_labels_choose_no_images(tmp_path: Path) -> None:
+    """Of a set that states no classes a few labels, such as of a download's remains, must not be preferred."""
+    root = uneven_root(tmp_path, [36, 1, 1, 1, 1])
+    path = root / "uneven" / "_info.json"
+    write_json(path, {**read_json(path), "num_classes": 0, "class_names": []})
+    chosen = Pretrain(config_of(root, "pretrain", "data=uneven", "pretrain.num_images=10")).train_data.indices
+    np.testing.assert_array_equal(chosen, np.sort(subset(40, 10, seed=0)))
 
 
 def uneven(root: Path, task: str, *words: str) -> RunConfig:

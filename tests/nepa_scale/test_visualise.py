@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from launching import REPOSITORY, clean_environment
 from PIL import Image
 from small_tasks import config_of, with_random_weights
 
-from nepa_scale.config.overrides import save
+from nepa_scale.config.overrides import parse, save
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.visualise.__main__ import main
 from nepa_scale.visualise.settings import PictureSettings
@@ -145,6 +146,7 @@ def test_moving_average(digits_root: Path, tmp_path: Path, capsys: pytest.Captur
         (["source=RUN", "images=nowhere"], "images=nowhere: does not exist"),
         (["source=RUN", "images=RUN/pretrain"], "images=RUN/pretrain: holds no image"),
         (["source=RUN", "out=FILE/x"], "out=FILE/x: FILE is a file"),
+        (["source=RUN", "images=PHOTOS", "out=PHOTOS/below/.."], "out=PHOTOS/below/..: is the folder of images"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -180,10 +182,41 @@ def test_help_names_every_setting(command: Shell) -> None:
     assert all(f"  {one.name}=" in done.stdout for one in fields(PictureSettings))
 
 
-def test_a_damaged_image_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One unreadable file among many is found by its name."""
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
-    assert main([f"source={run}", f"images={tmp_path}"]) == 2
+def test_a_damaged_image_is_named(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One unreadable file is found by its path; among others the next one is drawn in its place."""
+    broken = tmp_path / "images" / "below" / "broken.jpg"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    words = [f"source={run}", f"images={tmp_path / 'images'}", f"out={tmp_path / 'out'}"]
+    assert main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: image 'broken.jpg': the image cannot be decoded")
+    assert error.startswith(f"error: image '{broken}': the image cannot be decoded")
     assert error.count("\n") == 1
+    shutil.copy(photos / "a.jpg", tmp_path / "images")
+    assert main(words) == 0
+    assert f"image '{broken}': the image cannot be decoded" in caplog.text
+    assert len(sheets(capsys.readouterr().out)) == 1
+
+
+def test_only_its_own_old_sheets_are_replaced(run: Path, photos: Path, tmp_path: Path) -> None:
+    """A call that draws fewer sheets leaves no old ones behind them, and no file of the user's is touched."""
+    own = [tmp_path / name for name in ("sheet-music.png", "sheet-2023.png", "sheet-4.png")]
+    for path in own:
+        path.write_bytes(b"mine")
+    words = [f"source={run}", f"images={photos}", f"out={tmp_path}"]
+    assert main([*words, "num_images=5", "queries=3"]) == 0
+    assert (tmp_path / "sheet-02.png").is_file()
+    assert main([*words, "num_images=1"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"sheet-01.png", *(path.name for path in own)}
+    assert all(path.read_bytes() == b"mine" for path in own)
+
+
+def test_predictions_of_pixels_are_not_compared_with_embeddings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of another objective has no similarity to draw, and its sheets would show something all the same."""
+    save(parse(["model=femto", "pretrain.objective=next_pixels"]), tmp_path / "config.yaml")
+    assert main([f"source={tmp_path}"]) == 2
+    assert f"source={tmp_path}: predicts next pixels" in capsys.readouterr().err

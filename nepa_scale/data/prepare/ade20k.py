@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nepa_scale.data import ade20k
-from nepa_scale.data.file_io import is_image
+from nepa_scale.data.file_io import images_in, is_image
 from nepa_scale.data.prepare.listing import Item, Listing, Tree, read_tree
 from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.shard_index import LONGEST_KEY
@@ -100,12 +100,12 @@ class _Findings:
     count: MaskCount = field(default_factory=MaskCount)
 
 
-def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[list[str], int]:
-    """Return every fault, and how many images were looked at."""
+def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[list[str], list[str], int]:
+    """Return every fault, remarks that are none, and how many images were looked at."""
     base = ade20k.base_folder(folder) or folder
     faults = ade20k.problems(base)
     classes = len(ade20k.class_names(base))
-    images = 0
+    images, masks = 0, MaskCount()
     for split in ade20k.SPLIT_FOLDERS:
         pairs = [(image, ade20k.mask_of(base, split, image)) for image in ade20k.images(base, split)]
         known = [pair for pair in pairs if pair[1].is_file()]
@@ -122,7 +122,8 @@ def verify_ade20k(folder: Path, workers: int | None, report: Report) -> tuple[li
             *_strays(base, split, {mask for _, mask in pairs}),
         ]
         images += len(known)
-    return faults, images
+        masks.merge(findings.count)
+    return faults, masks.remarks(), images
 
 
 def _check(pairs: _Pairs) -> _Findings:
@@ -140,5 +141,5 @@ def _check(pairs: _Pairs) -> _Findings:
 
 def _strays(base: Path, split: str, masks: set[Path]) -> list[str]:
     folder = base / "annotations" / ade20k.SPLIT_FOLDERS[split]
-    present = ade20k.list_images(folder) if folder.is_dir() else []
+    present = images_in(folder) if folder.is_dir() else []
     return [f"'{path}' is a mask without a photograph" for path in present if path not in masks]

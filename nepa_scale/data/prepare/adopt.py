@@ -14,7 +14,7 @@ from nepa_scale.data.info import INFO_NAME, MAX_CLASSES, SPLITS, DatasetInfo, pa
 from nepa_scale.data.layout import Layout, dataset_info, find_layout
 from nepa_scale.data.prepare.finishing import SUMS_NAME, existing_folder, read_sums, sum_of, write_sums
 from nepa_scale.data.prepare.pixels import measure
-from nepa_scale.data.shard_index import NO_LABEL, scan
+from nepa_scale.data.shard_index import MASK_EXTENSION, NO_LABEL, scan
 from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError, shortened
 from nepa_scale.utils.files import read_json, write_json
@@ -23,12 +23,14 @@ from nepa_scale.utils.progress import Report
 
 @dataclass(frozen=True)
 class _Scanned:
-    """The contents of a shard. ``unlabelled``: samples without a class; ``without``: what the first has instead."""
+    """The contents of a shard. ``masks``: samples with a mask; ``unlabelled``: without a class; ``without``: what the
+    first of these has instead."""
 
     filename: str
     length: int = 0
     least_label: int = -1
     largest_label: int = -1
+    masks: int = 0
     unlabelled: int = 0
     without: str = ""
     sha256: str = ""
@@ -61,6 +63,9 @@ def adopt(root: Path, name: str, workers: int | None, report: Report) -> str:
     write_sums(folder, {**sums, INFO_NAME: sum_of(folder / INFO_NAME)})
     counts = " and ".join(f"{info.splits[split].num_samples} {split}" for split in SPLITS)
     lines = [f"{folder}: adopted, {counts} images, {info.num_classes} classes{_advice(info, scanned)}"]
+    if (masks := sum(shard.masks for shard in scanned.values())) and not info.mask_class_names:
+        advice = f'add "mask_class_names": [...] to {INFO_NAME}, a name for each value from 1 on'
+        lines.append(f"{masks:,} samples have a mask ({MASK_EXTENSION}): for segmentation {advice}")
     if any(unread):
         lines.append(f"not read: {unread}")
     if missing := [name for files in filenames.values() for name in gaps(files)]:
@@ -118,9 +123,9 @@ def _scan(path: Path) -> _Scanned:
         if labels.max() >= MAX_CLASSES:
             fault = f"shard '{path}': class {labels.max():,} is out of range: {MAX_CLASSES:,} classes are allowed"
             return _Scanned(path.name, fault=fault)
-        unlabelled = int((labels == NO_LABEL).sum())
+        masks, unlabelled = int((index.samples["mask_size"] > 0).sum()), int((labels == NO_LABEL).sum())
         least, largest = int(labels.min()), int(labels.max())
-        return _Scanned(path.name, len(labels), least, largest, unlabelled, index.unlabelled, sum_of(path))
+        return _Scanned(path.name, len(labels), least, largest, masks, unlabelled, index.unlabelled, sum_of(path))
     except OSError as error:
         return _Scanned(path.name, fault=f"shard '{path}' cannot be read: {error.strerror}")
     except DataError as error:

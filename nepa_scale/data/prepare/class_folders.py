@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from nepa_scale.data.file_io import is_image
-from nepa_scale.data.prepare.listing import Labelled, Listing, Tree, held_out, labelled_listing, read_tree
+from nepa_scale.data.prepare.listing import Labelled, Listing, Tree, divided, labelled_listing
 from nepa_scale.utils.errors import DataError, nearest, shortened
 
 TRAIN_NAMES = ("train", "training")
@@ -15,19 +14,14 @@ VALIDATION_NAMES = ("validation", "val", "valid")
 _WANTED = "must hold train/ and validation/ (or val/, valid/), each with class folders"
 
 
-def list_class_folders(source: Path, val_fraction: float | None = None, *, innermost: bool = False) -> Listing:
-    """List ``train/<class>/`` and ``validation/<class>/`` in ``source``, images at any depth.
+def list_class_folders(tree: Tree, val_fraction: float | None = None, *, innermost: bool = False) -> Listing:
+    """List ``train/<class>/`` and ``validation/<class>/`` in a source, images at any depth.
 
     Classes are numbered in the order of their names. The class of an image is the outermost folder around it, or with
     ``innermost`` the path of all of them, such as ``animals/cats``. With ``val_fraction`` that part of the training
-    images becomes the validation split; the class folders may then lie in ``source`` itself. Raises ``DataError`` with
+    images becomes the validation split; the class folders may then lie in the source itself. Raises ``DataError`` with
     every problem, one per line.
     """
-    return list_class_tree(read_tree(source), val_fraction, innermost=innermost)
-
-
-def list_class_tree(tree: Tree, val_fraction: float | None = None, *, innermost: bool = False) -> Listing:
-    """List class folders in a tree that was read. Raises as ``list_class_folders`` does."""
     tree = tree.below(_root(tree))
     train, validation = split_folder(tree, TRAIN_NAMES), split_folder(tree, VALIDATION_NAMES)
     if val_fraction is None:
@@ -131,18 +125,11 @@ def _list_divided(tree: Tree, train: str, fraction: float, *, innermost: bool) -
     if len(classes) == 1:
         problems.append(f"'{tree.path(train)}' has a single class folder, '{classes[0]}': is source= one too high?")
     ranks = {name: rank for rank, name in enumerate(classes)}
-    chosen = held_out([ranks[name] for _, name in images], fraction)
-    divided = {
-        "train": [image for index, image in enumerate(images) if index not in chosen],
-        "validation": [image for index, image in enumerate(images) if index in chosen],
-    }
-    if not chosen and not problems:
+    splits, remark = divided(images, fraction, [ranks[name] for _, name in images])
+    if not splits["validation"] and not problems:
         problems.append(f"'{tree.path(train)}' has too few images to take validation images out of them")
-    remarks = [
-        f"validation: {len(chosen):,} of {len(images):,} images, val_fraction={fraction:g} of each class",
-        *_remarks(train, classes, divided, innermost=innermost),
-    ]
-    return labelled_listing(tree, classes, divided, problems, remarks)
+    remarks = [f"{remark} of each class", *_remarks(train, classes, splits, innermost=innermost)]
+    return labelled_listing(tree, classes, splits, problems, remarks)
 
 
 def _missing_split(tree: Tree, train: str | None) -> str:

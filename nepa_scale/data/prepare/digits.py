@@ -199,7 +199,7 @@ def write_digits(
         seed=seed,
         shard_size=shard_size,
     )
-    if is_written(root, info):
+    if is_written(root / info["name"], info):
         return False
     glyphs = split_glyphs()
     samples = {split: scenes(split, count, glyphs[split], image_size, seed) for split, count in sizes.items()}

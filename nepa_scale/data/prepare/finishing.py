@@ -14,7 +14,7 @@ from typing import Any, cast
 from nepa_scale.data.decode import decode_rgb
 from nepa_scale.data.file_io import read_text
 from nepa_scale.data.index import INDEX_FOLDER, write_index
-from nepa_scale.data.info import INFO_NAME, SPLITS, STATISTICS, parse_info, split_content
+from nepa_scale.data.info import INFO_NAME, SPLITS, parse_info, split_content
 from nepa_scale.data.prepare.pixels import PixelSums, total
 from nepa_scale.data.prepare.shard import ShardResult
 from nepa_scale.data.shard_index import IMAGE_EXTENSIONS, Members, write_tar
@@ -43,7 +43,11 @@ def finish(folder: Path, info: Mapping[str, Any], sums: Mapping[str, str], repor
 
 def describe(shards: Mapping[str, Sequence[ShardResult]]) -> dict[str, Any]:
     """The ``splits`` of ``_info.json`` for shards that were written. Raises ``DataError`` if a split has no images."""
-    return {split: _describe_split(split, shards[split]) for split in SPLITS}
+    lengths = {split: {shard.filename: shard.length for shard in shards[split] if shard.length} for split in SPLITS}
+    for split, found in lengths.items():
+        if not found:
+            raise DataError(f"no image of the {split} split can be used")
+    return {split: split_content(split, found) for split, found in lengths.items()}
 
 
 def describe_pixels(shards: Sequence[ShardResult]) -> dict[str, Any]:
@@ -51,13 +55,6 @@ def describe_pixels(shards: Sequence[ShardResult]) -> dict[str, Any]:
     if any(shard.length and not shard.sums.pixels for shard in shards):
         return {}
     return total(shard.sums for shard in shards).as_json()
-
-
-def _describe_split(split: str, shards: Sequence[ShardResult]) -> dict[str, Any]:
-    lengths = {shard.filename: shard.length for shard in shards if shard.length}
-    if not lengths:
-        raise DataError(f"no image of the {split} split can be used")
-    return split_content(split, lengths)
 
 
 def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
@@ -83,14 +80,12 @@ def sum_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_written(root: Path, info: Mapping[str, Any]) -> bool:
-    """Tell whether the data set of ``info`` is there. Raises ``DataError`` if another has its place."""
-    folder = root / info["name"]
+def is_written(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Tell whether ``folder`` is a data set of these ``facts``. Raises ``DataError`` if another has its place."""
     if not folder.exists():
         return False
     with suppress(OSError, ValueError, AttributeError):
-        there = read_json(folder / INFO_NAME)
-        if {key: value for key, value in there.items() if key not in STATISTICS} == info:
+        if read_json(folder / INFO_NAME).items() >= facts.items():  # it also has what was measured
             return True
     raise DataError(f"'{folder}' exists and is not the data set asked for: remove it, or choose another root or name")
 
@@ -108,7 +103,7 @@ def write_dataset(
     temporary folder that is renamed at the end; of several processes writing at once the first wins. Raises
     ``DataError``; whatever is raised, nothing is left behind.
     """
-    if is_written(root, info):
+    if is_written(root / info["name"], info):
         return False
     with _temporary_folder(root) as folder:
         sums: dict[str, str] = {}
@@ -120,7 +115,7 @@ def write_dataset(
         try:
             folder.rename(root / info["name"])
         except OSError:
-            if is_written(root, info):  # another process was faster
+            if is_written(root / info["name"], info):  # another process was faster
                 return False
             raise
     return True

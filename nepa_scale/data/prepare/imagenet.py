@@ -12,8 +12,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +22,10 @@ from nepa_scale.data.prepare.class_folders import (
     TRAIN_NAMES,
     class_folder_problems,
     in_class_folders,
-    list_class_tree,
+    list_class_folders,
     split_folder,
 )
-from nepa_scale.data.prepare.listing import Item, Labelled, Listing, Tree, labelled_listing, mixed, read_tree
+from nepa_scale.data.prepare.listing import Item, Listing, Tree, labelled_listing, mixed, read_tree
 from nepa_scale.data.prepare.references import LeftOut, Span
 from nepa_scale.data.shard_index import is_plain, walk
 from nepa_scale.utils.errors import DataError, shortened
@@ -71,7 +70,7 @@ def _list_extracted(tree: Tree, missing: list[str]) -> Listing:
     if holders:
         return list_kaggle_imagenet(tree.below(holders[0]))
     if split_folder(tree, TRAIN_NAMES):
-        return list_class_tree(tree)
+        return list_class_folders(tree)
     raise DataError(_complaint(tree.source, missing))
 
 
@@ -120,28 +119,31 @@ def _validation_items(path: Path, labels: list[int]) -> list[Item]:
     return [items[number] for number in sorted(items)]
 
 
-@dataclass(frozen=True)
-class WnidTree:
-    """Where the parts of a data set lie in ``tree``; ``classes_file`` and ``table_file`` name their files."""
+def list_wnid_tree(
+    tree: Tree, *, train: str, validation: str, classes: str, table: str, of_image: Mapping[str, str]
+) -> Listing:
+    """List both splits; a class's number is the rank of its wnid. Raises ``DataError`` with every problem.
 
-    tree: Tree
-    train: str
-    validation: str
-    classes_file: str
-    table_file: str
-    classes: Sequence[str]
-    table: Mapping[str, str]
-    """the wnid of each validation image, by the name of its file"""
-
-
-def list_wnid_tree(wnid_tree: WnidTree) -> Listing:
-    """List both splits; a class's number is the rank of its wnid. Raises ``DataError`` with every problem."""
-    tree, classes = wnid_tree.tree, sorted(wnid_tree.classes)
-    train = in_class_folders(tree, wnid_tree.train)
-    problems = class_folder_problems(tree, wnid_tree.train, train, tree.folders_in(wnid_tree.train))
-    problems += _differences(wnid_tree, set(classes), set(tree.folders_in(wnid_tree.train)))
-    validation = _validation(wnid_tree, problems)
-    return labelled_listing(tree, classes, {"train": train, "validation": validation}, problems)
+    ``train`` and ``validation`` name folders, ``classes`` and ``table`` files; the latter's content is ``of_image``,
+    the wnid of each validation image by the name of its file.
+    """
+    named, images = sorted(_first_words(tree, classes)), in_class_folders(tree, train)
+    problems = class_folder_problems(tree, train, images, tree.folders_in(train))
+    folders, where, source = set(tree.folders_in(train)), tree.path(train), tree.path(classes)
+    lines = {
+        f"'{where}' lacks {{}} of {len(named)} classes of '{source}': {{}}": set(named) - folders,
+        f"'{where}' has {{}} folders that are no class of '{source}': {{}}": folders - set(named),
+    }
+    files = {name: name.rpartition("/")[2] for name in tree.files_in(validation) if is_image(name)}
+    where, rows = tree.path(validation), tree.path(table)
+    lines |= {
+        f"'{rows}' has no class for {{}} images of '{where}': {{}}": set(files.values()) - set(of_image),
+        f"'{where}' lacks {{}} images that '{rows}' names: {{}}": set(of_image) - set(files.values()),
+        f"'{rows}' has {{}} classes that '{source}' lacks: {{}}": set(of_image.values()) - set(named),
+    }
+    problems += [line.format(f"{len(wrong):,}", shortened(sorted(wrong))) for line, wrong in lines.items() if wrong]
+    answered = [(name, of_image[file]) for name, file in files.items() if file in of_image]
+    return labelled_listing(tree, named, {"train": images, "validation": answered}, problems)
 
 
 def _first_words(tree: Tree, name: str) -> list[str]:
@@ -153,31 +155,6 @@ def _first_words(tree: Tree, name: str) -> list[str]:
     return wnids
 
 
-def _differences(wnid_tree: WnidTree, named: set[str], folders: set[str]) -> list[str]:
-    where, names = wnid_tree.tree.path(wnid_tree.train), wnid_tree.tree.path(wnid_tree.classes_file)
-    lines = {
-        f"'{where}' lacks {{}} of {len(named)} classes of '{names}': {{}}": sorted(named - folders),
-        f"'{where}' has {{}} folders that are no class of '{names}': {{}}": sorted(folders - named),
-    }
-    return [line.format(len(wnids), shortened(wnids)) for line, wnids in lines.items() if wnids]
-
-
-def _validation(wnid_tree: WnidTree, problems: list[str]) -> Labelled:
-    tree, table, start = wnid_tree.tree, wnid_tree.table, len(wnid_tree.validation) + 1
-    images = [name for name in tree.files_in(wnid_tree.validation) if is_image(name)]
-    names = {name[start:] for name in images}
-    where, rows = tree.path(wnid_tree.validation), tree.path(wnid_tree.table_file)
-    complaints = {
-        f"'{rows}' has no class for {{}} images of '{where}': {{}}": sorted(names - set(table)),
-        f"'{where}' lacks {{}} images that '{rows}' names: {{}}": sorted(set(table) - names),
-        f"'{rows}' has {{}} classes that '{tree.path(wnid_tree.classes_file)}' lacks: {{}}": sorted(
-            set(table.values()) - set(wnid_tree.classes)
-        ),
-    }
-    problems += [line.format(f"{len(wrong):,}", shortened(wrong)) for line, wrong in complaints.items() if wrong]
-    return [(name, table[name[start:]]) for name in images if name[start:] in table]
-
-
 def list_kaggle_imagenet(tree: Tree) -> Listing:
     """List a tree that has ``ILSVRC/Data/CLS-LOC``; the unlabelled images of ``test/`` are counted, not read.
 
@@ -185,17 +162,13 @@ def list_kaggle_imagenet(tree: Tree) -> Listing:
     """
     if missing := [name for name in (_KAGGLE_TABLE, _KAGGLE_CLASSES) if name not in tree.files]:
         raise DataError("\n".join(f"'{tree.path(name)}' is missing: it lies beside ILSVRC/" for name in missing))
-    classes = _first_words(tree, _KAGGLE_CLASSES)
     return list_wnid_tree(
-        WnidTree(
-            tree,
-            f"{KAGGLE_IMAGES}/train",
-            f"{KAGGLE_IMAGES}/val",
-            _KAGGLE_CLASSES,
-            _KAGGLE_TABLE,
-            classes,
-            _kaggle_table(tree),
-        )
+        tree,
+        train=f"{KAGGLE_IMAGES}/train",
+        validation=f"{KAGGLE_IMAGES}/val",
+        classes=_KAGGLE_CLASSES,
+        table=_KAGGLE_TABLE,
+        of_image=_kaggle_table(tree),
     )
 
 
@@ -228,8 +201,14 @@ def list_tiny_imagenet(source: Path) -> Listing:
         tree = tree.below(_TINY_FOLDER)
     if missing := [name for name in (_TINY_TABLE, _TINY_CLASSES) if name not in tree.files]:
         raise DataError("\n".join(f"'{tree.path(name)}' is missing" for name in missing))
-    classes = _first_words(tree, _TINY_CLASSES)
-    return list_wnid_tree(WnidTree(tree, "train", "val/images", _TINY_CLASSES, _TINY_TABLE, classes, _tiny_table(tree)))
+    return list_wnid_tree(
+        tree,
+        train="train",
+        validation="val/images",
+        classes=_TINY_CLASSES,
+        table=_TINY_TABLE,
+        of_image=_tiny_table(tree),
+    )
 
 
 def _tiny_table(tree: Tree) -> dict[str, str]:

@@ -251,9 +251,11 @@ def labelled_listing(
     )
 
 
-def divided(things: Sequence[Thing], fraction: float) -> tuple[dict[str, list[Thing]], str]:
-    """Things without labels by split, so that ``fraction`` of them validates, and the line that says so."""
-    chosen = held_out([0] * len(things), fraction)
+def divided(
+    things: Sequence[Thing], fraction: float, labels: Sequence[int] | None = None
+) -> tuple[dict[str, list[Thing]], str]:
+    """Things by split, so that ``fraction`` of them, of each class, validates, and the line that says so."""
+    chosen = held_out(labels or [0] * len(things), fraction)
     splits = {
         "train": [thing for index, thing in enumerate(things) if index not in chosen],
         "validation": [thing for index, thing in enumerate(things) if index in chosen],

@@ -149,6 +149,8 @@ def _classes(settings: MaskSettings) -> tuple[Recoding, tuple[str, ...]]:
         names = tuple(line.strip() for line in read_text(settings.names).splitlines() if line.strip())
         if len(names) != len(values):
             raise DataError(f"'{settings.names}' has {len(names)} names, but values= states {len(values)} classes")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"'{settings.names}' names a class twice: {shortened(twice)}")
     return by_value(values, settings.ignore), names
 
 

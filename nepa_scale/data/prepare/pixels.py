@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled
+from nepa_scale.data.decode import decode_mask, decode_rgb, is_labelled, orientation
 from nepa_scale.data.shard_index import scan
 from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError, shortened
@@ -33,20 +33,26 @@ _LEVELS = np.arange(256, dtype=np.int64)
 
 @dataclass
 class MaskCount:
-    """The masks of a split, and how many of them have no labelled pixel."""
+    """The masks of a split: how many, those without a labelled pixel, and those of images with an EXIF orientation."""
 
     masks: int = 0
     unlabelled: int = 0
-
-    def add(self, *, labelled: bool) -> None:
-        """Count a mask."""
-        self.masks += 1
-        self.unlabelled += not labelled
+    turned: int = 0
 
     def merge(self, other: MaskCount) -> None:
         """Count those of another part of the split, too."""
         self.masks += other.masks
         self.unlabelled += other.unlabelled
+        self.turned += other.turned
+
+    def remarks(self) -> list[str]:
+        """A line on masks that may be turned against their images."""
+        if not self.turned:
+            return []
+        return [
+            f"{self.turned:,} images with a mask have an EXIF orientation, which is not applied: "
+            "their masks must be of the pixels as they are stored"
+        ]
 
     def fault(self, split: str) -> str | None:
         """What is wrong, if no pixel of any mask is labelled."""
@@ -75,7 +81,7 @@ def checked(
     pixels = decode_rgb(image)
     height, width = pixels.shape[:2]
     if mask is not None:
-        count.add(labelled=check_mask(mask, (width, height), mask_classes))
+        check_mask(image, mask, (width, height), mask_classes, count)
     if resize is None or min(width, height) <= resize:
         if sums is not None:
             sums.add(pixels)
@@ -89,19 +95,20 @@ def checked(
     return buffer.getvalue(), None if mask is None else _smaller_mask(mask, size)
 
 
-def check_mask(mask: bytes, image_size: tuple[int, int], mask_classes: int) -> bool:
-    """Whether any pixel of a mask is labelled.
+def check_mask(image: bytes, mask: bytes, image_size: tuple[int, int], mask_classes: int, count: MaskCount) -> None:
+    """Add a mask to ``count``.
 
-    Raises ``DataError`` unless it fits an image of (width, height) and holds no class above the last.
+    Raises ``DataError`` unless it fits its image, of (width, height), and holds no class above the last.
     """
-    classes = decode_mask(mask)
+    classes, turn = decode_mask(mask), orientation(image)
     height, width = classes.shape
     if (width, height) != image_size:
-        raise DataError(f"the image is {image_size[0]}x{image_size[1]} pixels, its mask {width}x{height} pixels")
+        sizes = f"the image is {image_size[0]}x{image_size[1]} pixels, its mask {width}x{height} pixels"
+        raise DataError(sizes if turn == 1 else f"{sizes} (EXIF orientation {turn} is not applied)")
     largest = int((classes + np.uint8(1)).max())  # as stored, where 0 means unlabelled
     if largest > mask_classes:
         raise DataError(f"the mask holds the value {largest}, but there are {mask_classes} classes")
-    return is_labelled(classes)
+    count.merge(MaskCount(1, not is_labelled(classes), turn != 1))
 
 
 def extension_of(image: bytes) -> str:

@@ -53,6 +53,7 @@ class PlaceSettings:
 
     root: Path = option("folder of all data sets")
     name: str = option("name of the data set, a folder in root", read=folder_name)
+    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
 
 
 @dataclass(frozen=True)
@@ -164,15 +165,12 @@ class MaskSettings(DividedSettings):
 class AdoptSettings(PlaceSettings):
     """shards in root/name as downloaded, such as timm/imagenet-1k-wds: adds _info.json, checksums and index"""
 
-    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
-
 
 @dataclass(frozen=True)
 class IndexSettings(PlaceSettings):
     """write the index of the data set root/name anew, after a shard was changed, or measure its images"""
 
     measure: bool = option("read all training images and put their mean and std into _info.json", False)
-    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,6 @@ class VerifySettings(PlaceSettings):
     """list every fault of the data set root/name; exit code 1 if there is one"""
 
     json: bool = option(ANSWERS_IN_JSON, False)
-    workers: int | None = option("processes; null for one per core", None, low=1, high=1024)
 
 
 Settings = DigitSettings | WritingSettings | PlaceSettings

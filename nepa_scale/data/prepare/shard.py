@@ -44,8 +44,8 @@ class ShardTask:
 class ShardResult:
     """A shard that was written; ``bad`` names the images that were left out, and why.
 
-    ``masks`` counts masks, ``unlabelled`` those of them without a labelled pixel. ``sums`` are of its images, if it is
-    to be ``measured``.
+    ``masks``, ``unlabelled`` and ``turned`` are those of ``MaskCount``. ``sums`` are of its images, if it is to be
+    ``measured``.
     """
 
     filename: str
@@ -54,6 +54,7 @@ class ShardResult:
     bad: list[str] = field(default_factory=list)
     masks: int = 0
     unlabelled: int = 0
+    turned: int = 0
     sums: PixelSums = field(default_factory=PixelSums)
 
 
@@ -97,7 +98,7 @@ def _samples(task: ShardTask, result: ShardResult) -> Iterator[Members]:
                 result.bad.append(f"{item.image.name!r}: {error}")
                 continue
             result.length += 1
-            result.masks, result.unlabelled = count.masks, count.unlabelled
+            result.masks, result.unlabelled, result.turned = count.masks, count.unlabelled, count.turned
             if task.skip_bad or not result.bad:  # otherwise the rest is only checked
                 yield _sample(item, image, mask)
 

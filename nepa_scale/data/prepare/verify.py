@@ -55,8 +55,8 @@ def verify(root: Path, name: str, workers: int | None, report: Report) -> Findin
     if layout not in {Layout.SHARDS, Layout.ADE20K}:
         raise DataError(f"'{folder}' is no data set: it has neither shards nor ADE20K's images/training")
     if layout is Layout.ADE20K:
-        faults, images = verify_ade20k(folder, workers, report)
-        remarks = [f"'{folder}' is read as a folder: there are no checksums", *unread(base_folder(folder) or folder)]
+        faults, remarks, images = verify_ade20k(folder, workers, report)
+        remarks += [f"'{folder}' is read as a folder: there are no checksums", *unread(base_folder(folder) or folder)]
         return _concluded(folder, Findings(faults, remarks), images)
     try:
         info = dataset_info(root, name)
@@ -76,16 +76,18 @@ def _verify_shards(folder: Path, info: DatasetInfo, workers: int | None, report:
         findings.remarks.append(f"'{folder}' has no {SUMS_NAME}: bytes that changed and still decode cannot be noticed")
     else:
         findings.faults += _sum_faults(folder, info, sums)
-    unread, deep = Unread(), 0
+    unread, deep, masks = Unread(), 0, MaskCount()
     for split in info.splits:
         outcome = _check_split(folder, info, split, sums or {}, workers, report)
         findings.faults += outcome.faults
         unread.merge(outcome.unread)
         deep += outcome.deep
+        masks.merge(outcome.masks)
     if any(unread):
         findings.remarks.append(f"not read: {unread}")
     if deep:
         findings.remarks.append(f"{deep:,} images have one channel of 16 bits, of which the upper 8 are used")
+    findings.remarks += masks.remarks()
     if not findings.faults and (folder / INDEX_FOLDER).is_dir():
         findings.faults += _index_faults(folder, info)
     return _concluded(folder, findings, sum(split.num_samples for split in info.splits.values()))
@@ -285,7 +287,7 @@ def _sample_faults(
         elif size:
             try:
                 mask = _read(file, members[MASK_EXTENSION])
-                findings.masks.add(labelled=check_mask(mask, size, check.mask_classes))
+                check_mask(image, mask, size, check.mask_classes, findings.masks)
             except DataError as error:
                 yield str(error)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.data.file_io import source_kind
-from nepa_scale.data.info import INFO_NAME
 from nepa_scale.data.prepare.ade20k import list_ade20k
 from nepa_scale.data.prepare.class_folders import list_class_folders
-from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish
+from nepa_scale.data.prepare.finishing import describe, describe_pixels, finish, is_written
 from nepa_scale.data.prepare.imagenet import list_imagenet, list_tiny_imagenet
-from nepa_scale.data.prepare.listing import Listing
+from nepa_scale.data.prepare.listing import Listing, read_tree
 from nepa_scale.data.prepare.parquet import list_parquet
 from nepa_scale.data.prepare.photographs import list_cityscapes, list_coco_stuff, list_images, list_masks, list_voc
 from nepa_scale.data.prepare.pixels import MaskCount
@@ -34,8 +33,7 @@ from nepa_scale.data.prepare.settings import (
 from nepa_scale.data.prepare.shard import Plan, ShardResult, ShardTask, Staging, locked, staging_folder, write_shard
 from nepa_scale.distributed.processes import unordered
 from nepa_scale.utils.errors import DataError
-from nepa_scale.utils.files import read_json
-from nepa_scale.utils.progress import Report
+from nepa_scale.utils.progress import Report, logger
 
 _BAD_SHOWN = 50
 
@@ -56,7 +54,7 @@ def write(settings: WritingSettings, listing: Listing, report: Report) -> bool:
         plan["val_fraction"] = settings.val_fraction
     target = settings.root / settings.name
     folder = staging_folder(settings.root, settings.name)
-    if _is_there(target, plan) and not folder.exists():
+    if is_written(target, {"prepared": plan}) and not folder.exists():
         return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,20 +69,10 @@ def write(settings: WritingSettings, listing: Listing, report: Report) -> bool:
             folder.rmdir()
 
 
-def _is_there(target: Path, plan: Plan) -> bool:
-    """Tell whether the data set of ``plan`` is there. Raises ``DataError`` if another has its place."""
-    if not target.exists():
-        return False
-    with suppress(OSError, ValueError, AttributeError):
-        if read_json(target / INFO_NAME).get("prepared") == plan:
-            return True
-    raise DataError(f"'{target}' exists and is not the data set asked for: remove it, or choose another root or name")
-
-
 def _write_locked(
     staging: Staging, target: Path, plan: Plan, settings: WritingSettings, listing: Listing, report: Report
 ) -> bool:
-    if _is_there(target, plan):  # an earlier process was stopped just before it tidied up
+    if is_written(target, {"prepared": plan}):  # an earlier process was stopped just before it tidied up
         staging.remove()
         return False
     staging.open(plan)
@@ -93,12 +81,16 @@ def _write_locked(
     bad = [line for shards in results.values() for shard in shards for line in shard.bad]
     if bad and not settings.skip_bad:
         raise DataError(_complaint(bad, listing))
-    if problems := _mask_problems(results):
+    masks = {split: _masks_of(shards) for split, shards in results.items()}
+    if problems := [fault for split, count in masks.items() if (fault := count.fault(split))]:
         raise DataError("\n".join(problems))
     info = _info(settings.name, listing, results, bad, plan)
     sums = {shard.filename: shard.sha256 for shards in results.values() for shard in shards if shard.length}
     finish(staging.dataset, info, sums, report)
     staging.publish(target)
+    for split, count in masks.items():
+        for remark in count.remarks():
+            logger.warning("%s: %s", split, remark)
     return True
 
 
@@ -143,12 +135,11 @@ def _write_shards(
     return {split: [results[task.path.name] for task in shards] for split, shards in tasks.items()}
 
 
-def _mask_problems(results: Mapping[str, list[ShardResult]]) -> list[str]:
-    counts = {
-        split: MaskCount(sum(shard.masks for shard in shards), sum(shard.unlabelled for shard in shards))
-        for split, shards in results.items()
-    }
-    return [fault for split, count in counts.items() if (fault := count.fault(split))]
+def _masks_of(shards: list[ShardResult]) -> MaskCount:
+    count = MaskCount()
+    for shard in shards:
+        count.merge(MaskCount(shard.masks, shard.unlabelled, shard.turned))
+    return count
 
 
 def _complaint(bad: list[str], listing: Listing) -> str:
@@ -196,7 +187,7 @@ def _listed(settings: WritingSettings) -> Listing:
     match settings:
         case FolderSettings():
             innermost = settings.class_folder == "innermost"
-            listing = list_class_folders(source, settings.val_fraction, innermost=innermost)
+            listing = list_class_folders(read_tree(source), settings.val_fraction, innermost=innermost)
         case ImagenetSettings():
             listing = list_imagenet(source)
         case TinyImagenetSettings():

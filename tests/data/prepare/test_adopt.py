@@ -7,8 +7,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from archives import picture, tar_bytes
+from shard_files import encode
 
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
@@ -106,6 +108,21 @@ def test_a_table_of_contents_that_is_wrong_is_refused(folder: Path, capsys: pyte
     assert sum("must hold 4 samples by _info.json, but 3 found" in line for line in lines) == 1
     assert sum("labels that are not from 0 to 2" in line for line in lines) == 2
     assert not (folder / "SHA256SUMS").exists()
+
+
+def test_masks_are_pointed_out_and_then_used(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No shard says what the values of its masks are: the advice makes a data set for segmentation of them."""
+    for path, key in zip(sorted(folder.glob("*.tar")), "abcde", strict=True):
+        path.write_bytes(tar_bytes({f"{key}.jpg": picture(1), f"{key}.seg.png": encode(np.ones((18, 22), np.uint8))}))
+    assert adopt(folder) == 0
+    assert '5 samples have a mask (seg.png): for segmentation add "mask_class_names": [' in capsys.readouterr().out
+    [problem] = layout.check_dataset(folder.parent, "wds", needs={"mask"})
+    assert "names no classes of masks (mask_class_names in _info.json)" in problem
+    info = json.loads((folder / "_info.json").read_text()) | {"mask_class_names": ["wall"]}
+    (folder / "_info.json").write_text(json.dumps(info))
+    assert adopt(folder) == 0
+    assert "have a mask" not in capsys.readouterr().out
+    assert layout.check_contents(folder.parent, "wds", needs={"mask"}) == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from PIL import Image
 from nepa_scale.data import layout
 from nepa_scale.data.prepare.__main__ import main
 from nepa_scale.data.prepare.class_folders import list_class_folders
+from nepa_scale.data.prepare.listing import read_tree
 from nepa_scale.data.prepare.pixels import MaskCount, checked
 from nepa_scale.data.prepare.settings import FolderSettings
 from nepa_scale.data.prepare.writing import write
@@ -128,7 +129,7 @@ def test_masks_of_other_values_are_refused() -> None:
 def test_a_file_that_is_gone_is_never_skipped(class_folders: Path, tmp_path: Path) -> None:
     """A disk that vanishes must not become a data set without most of its images."""
     settings = FolderSettings(source=class_folders, root=tmp_path / "data", name="photos", workers=1, skip_bad=True)
-    listing = list_class_folders(class_folders)
+    listing = list_class_folders(read_tree(class_folders))
     next((class_folders / "train" / "n02").glob("*.png")).unlink()
     with pytest.raises(DataError, match="cannot be read: No such file"):
         write(settings, listing, lambda *_: None)

@@ -229,6 +229,7 @@ def test_masks_in_colours(tmp_path: Path, table: str, as_palette: bool) -> None:
         (["colours=twice.txt"], "'twice.txt', line 2: the colour (1, 2, 3) stands twice"),
         (["colours=absent.txt"], "'absent.txt' cannot be read"),
         (["values=0-9", "names=colours.txt"], "'colours.txt' has 2 names, but values= states 10 classes"),
+        (["values=0,5,9", "names=same.txt"], "'same.txt' names a class twice: wall"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -248,6 +249,7 @@ def test_mistakes_are_one_line(
         "colours.txt": "0 0 0 floor\n5 5 5 wall\n",
         "bad.txt": "1 2 3 a\n300 0 0 b\n",
         "twice.txt": "1 2 3 a\n1 2 3 b\n",
+        "same.txt": "wall\nfloor\nwall\n",
     }
     write_files(tmp_path, tables)
     assert prepare("masks", tmp_path / "source", *words) == 2
@@ -271,6 +273,34 @@ def test_a_recoded_mask_is_made_smaller_with_its_image(tmp_path: Path) -> None:
     ((content, mask),) = stored(source, "train").items()
     assert mask.shape == pixels(content).shape[:2] == (16, 20)
     assert set(np.unique(mask)) == {1, 2}
+
+
+def turned(content: bytes, orientation: int) -> bytes:
+    """The same photograph with an EXIF orientation."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.open(io.BytesIO(content)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_masks_of_turned_photographs_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mask as a viewer shows its photograph does not fit, or fits and is upside down, which no size tells."""
+    source = tmp_path / "source"
+    pairs = {f"{s} 1": (f"images/{s}/1.jpg", f"masks/{s}/1.png") for s in ("train", "val")}
+    written(source, pairs, [7, 200], encode)
+    image = source / "images" / "train" / "1.jpg"
+    image.write_bytes(turned(picture(0), 3))
+    assert prepare("masks", source, "values=7,200") == 0
+    assert "train: 1 images with a mask have an EXIF orientation" in caplog.text
+    assert main(["verify", f"root={tmp_path / 'data'}", "name=photos", "workers=1"]) == 0
+    assert "1 images with a mask have an EXIF orientation, which is not applied" in capsys.readouterr().out
+    image.write_bytes(turned(picture(0, (18, 22)), 6))
+    words = [f"source={source}", f"root={tmp_path / 'other'}", "name=photos", "workers=1", "values=7,200"]
+    assert main(["masks", *words]) == 2
+    told = capsys.readouterr().err
+    assert "the image is 18x22 pixels, its mask 22x18 pixels (EXIF orientation 6 is not applied)" in told
 
 
 def test_other_masks_are_another_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def test_what_is_stated_is_checked_as_data_is(tmp_path: Path) -> None:
     config = configured(tmp_path, facts, "pretrain.num_images=101")
     (few, masks) = validate.check_data(config, ("pretrain", "segment"), planning=True)
     assert "pretrain.num_images=101" in few
-    assert "has no masks" in masks
+    assert "names no classes of masks" in masks
 
 
 def test_shipped_facts() -> None:

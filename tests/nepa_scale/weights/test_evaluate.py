@@ -16,6 +16,7 @@ from finished_runs import export, finished_run
 from PIL import Image
 from small_tasks import config_of
 from timm.data import create_transform, resolve_data_config
+from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from nepa_scale.config import overrides
 from nepa_scale.config.ladder import architecture
@@ -215,6 +216,31 @@ def test_classes_are_found_by_their_names() -> None:
     assert class_columns((), 1000)[IDS[3]] == 3
     with pytest.raises(WeightsError, match="a classifier of 10 classes such as 0"):
         class_columns(tuple("0123456789"), 10)
+
+
+def test_classes_may_have_their_english_names() -> None:
+    """As in the Hub's data set and in torchvision, in ImageNet's order; in another order, or others, they may not."""
+    long = tuple(f"{name.title()}, another name" for name in _IMAGENET_CATEGORIES)
+    for names in (tuple(_IMAGENET_CATEGORIES), long):
+        assert class_columns(names, 1000) == {synset: index for index, synset in enumerate(IDS)}
+        for wrong in (tuple(reversed(names)), (*names[500:], *names[:500]), tuple(map(str, range(1000)))):
+            with pytest.raises(WeightsError, match="a classifier of 1000 classes such as"):
+                class_columns(wrong, 1000)
+    with pytest.raises(WeightsError, match="a classifier of 999 classes such as"):
+        class_columns(tuple(_IMAGENET_CATEGORIES[:999]), 999)
+
+
+def test_what_systems_leave_beside_images_is_passed_over(tmp_path: Path) -> None:
+    """Files such as macOS puts beside those that it copies are no images."""
+    names = [f"v/{IDS[0]}/1.JPEG", f"v/{IDS[0]}/._1.JPEG", "real/ILSVRC2012_val_00000002.JPEG"]
+    for name in (*names, "real/._ILSVRC2012_val_00000002.JPEG", "real/@eaDir/x.jpg"):
+        picture(tmp_path / name)
+    [sketch] = benchmarks.parts_of("imagenet-sketch", tmp_path / "v")
+    [real] = benchmarks.parts_of("imagenet-real", tmp_path / "real")
+    assert [image.path for part in (sketch, real) for image in part.images] == [
+        tmp_path / names[0],
+        tmp_path / names[2],
+    ]
 
 
 def test_batches_are_timed(digits_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

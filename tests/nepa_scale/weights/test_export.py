@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from authors_nepa import AuthorsNepa
 from finished_runs import export, finished_run, pictures_of, timm_model
@@ -219,6 +220,17 @@ def test_names_of_classes_are_those_of_the_training(digits_root: Path, tmp_path:
     assert settings_of(export(run, tmp_path / "b", "timm", "--task", "classify"))["label_names"] is None
 
 
+@pytest.mark.parametrize("pool", ["mean", "last"])
+@torch.no_grad()
+def test_features_of_a_classifier_are_those_that_its_head_reads(digits_root: Path, tmp_path: Path, pool: str) -> None:
+    """With ``num_classes=0``, as features are taken in timm, the norm before the head stays and is the trained one."""
+    task = Classify(config_of(digits_root, "classify", "init=scratch", f"classify.pool={pool}"), None)
+    ours = export(finished_run(task, tmp_path / "run"), tmp_path / "ours", "timm", "--task", "classify")
+    features = timm.create_model(f"local-dir:{ours}", pretrained=True, num_classes=0).eval()(IMAGES)
+    scores = task.module.head(features)  # type: ignore[operator]
+    torch.testing.assert_close(scores, task.module.logits(IMAGES), rtol=0, atol=1e-5)  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.25])
 def test_stochastic_depth_goes_along(digits_root: Path, tmp_path: Path, rate: float) -> None:
     """The rate that a classifier was trained with stands in either layout, and an import and timm take it over."""
@@ -238,8 +250,8 @@ def test_older_timm_folders_are_read(digits_root: Path, tmp_path: Path) -> None:
     run = finished_run(Pretrain(config_of(digits_root, "pretrain")), tmp_path / "run")
     ours = export(run, tmp_path / "ours", "timm")
     content = json.loads((ours / "config.json").read_text())
-    del content["model_args"]["drop_path_rate"], content["pretrained_cfg"]["crop_pct"]
-    del content["pretrained_cfg"]["crop_mode"]
+    del content["model_args"]["drop_path_rate"], content["model_args"]["use_fc_norm"]
+    del content["pretrained_cfg"]["crop_pct"], content["pretrained_cfg"]["crop_mode"]
     (ours / "config.json").write_text(json.dumps(content))
     again = export(ours, tmp_path / "again", "timm")
     assert resolve_model_data_config(timm_model(again)) == resolve_model_data_config(timm_model(ours))

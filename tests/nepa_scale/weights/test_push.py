@@ -25,6 +25,7 @@ from small_tasks import config_of
 
 from nepa_scale.tasks.pretrain import Pretrain
 from nepa_scale.weights.__main__ import main
+from nepa_scale.weights.push import card
 
 REPO, COMMIT = "somebody/nepa-mine", "0123456789abcdef0123456789abcdef01234567"
 SKILLS = [0.41, 0.43, 0.48]
@@ -45,7 +46,8 @@ def write_result(run: Path, config: dict[str, Any], seed: int, skill: float) -> 
 
 @pytest.fixture
 def run(digits_root: Path, tmp_path: Path) -> Path:
-    """A finished pre-training of a study, beside those of two other seeds, one of another size and a damaged one."""
+    """A finished pre-training of a study, beside those of two other seeds, one of another size, a damaged one and one
+    of something else."""
     task = Pretrain(config_of(digits_root, "pretrain"))
     runs = tmp_path / "study" / "runs"
     folder = finished_run(task, runs / "femto-p8-0")
@@ -53,8 +55,9 @@ def run(digits_root: Path, tmp_path: Path) -> Path:
     for seed, skill in enumerate(SKILLS):
         write_result(runs / f"femto-p8-{seed}", config | {"log.every": 5 + seed}, seed, skill)
     write_result(runs / "pico-p8-0", config | {"model.size": "pico"}, 3, 0.9)
-    (runs / "broken" / "pretrain").mkdir(parents=True)
-    (runs / "broken" / "pretrain" / "result.json").write_text("{")
+    for name, text in (("broken", "{"), ("other", "{}"), ("list", "[]")):
+        (runs / name / "pretrain").mkdir(parents=True)
+        (runs / name / "pretrain" / "result.json").write_text(text)
     (folder / "pretrain" / "pictures.png").write_bytes(b"picture")
     (tmp_path / "study" / "headline.png").write_bytes(b"headline")
     return folder
@@ -87,6 +90,39 @@ def test_seeds_give_an_interval(run: Path, tmp_path: Path) -> None:
     assert main(["push", str(alone), REPO, f"dry_run={tmp_path / 'other'}"]) == 0
     text = (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
     assert "seeds" not in text and "| skill | 0.41 |\n" in text and "headline" not in text
+
+
+SCRATCH = "A vision transformer of size `femto` for classification, trained from scratch on labels, without pre-"
+CONTINUED = "pre-trained on `digits` with nepa_scale, from the weights of `weights/base`."
+
+
+@pytest.mark.parametrize(
+    ("task", "start", "shown", "hidden"),
+    [
+        ("classify", {"init": "scratch"}, [SCRATCH, "| started from | `scratch` |"], ["NEPA, next", "A NEPA"]),
+        (
+            "classify",
+            {"init": "weights/base", "source_run": "weights/base", "init_finetuned": True},
+            ["from the weights of `weights/base`, which had seen labels. NEPA, next"],
+            ["masked pixels"],
+        ),
+        ("classify", {"init": "pretrain"}, ["fine-tuned for", "masked pixels", "| `pretrain` |"], ["the weights of"]),
+        ("pretrain", {"init": "pretrain", "source_run": "weights/base"}, [CONTINUED, "masked pixels"], ["scratch"]),
+        ("pretrain", {"init": "pretrain"}, ["| started from | `scratch` |"], ["the weights of"]),
+    ],
+)
+def test_the_card_says_where_the_weights_come_from(
+    task: str, start: dict[str, Any], shown: list[str], hidden: list[str], tmp_path: Path
+) -> None:
+    """NEPA is claimed of no model that was trained on labels alone, and weights from elsewhere are named."""
+    config = {"model.size": "femto", "pretrain.objective": "masked_pixels"}
+    config |= {f"{task}.dataset": "digits", f"{task}.image_size": 48}
+    write_result(tmp_path, config, 0, 0.4)
+    result = json.loads((tmp_path / "pretrain" / "result.json").read_text()) | {"task": task} | start
+    text = card(REPO, [result], model="backbone", licence="other")
+    assert all(part in text for part in shown), text
+    assert not any(part in text for part in hidden), text
+    assert "`pip install .`" in text and "install nepa-scale" not in text
 
 
 @pytest.mark.parametrize(
