@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from analysis.forecast import frontier  # noqa: E402  (after the path)
-from analysis.forecast.rolling import FEWEST, Rolled, roll  # noqa: E402
+from analysis.forecast.rolling import FEWEST, Asked, Rolled, roll_all  # noqa: E402
 from analysis.forecast.rule import RULE, Rule, combine, interval  # noqa: E402
 from analysis.laws.law import Array  # noqa: E402
 
@@ -94,17 +94,27 @@ def google(folder: Path, domains: list[str], *, earlier: bool = False) -> list[C
 
 def rolled(group: str, x: Array, y: Array, seen: Chosen, asked: Chosen) -> Curve:
     """The points ``asked`` for [n], from those ``seen`` [n]."""
-    return Curve(group, roll(x[seen], y[seen], x[asked]), np.log(y[asked]))
+    return Curve(group, roll_all([Asked(x[seen], y[seen], x[asked])])[0], np.log(y[asked]))
 
 
-def laion(folder: Path, bins: int | None) -> dict[tuple[str, str, int], Curve]:
+def best_of_bins(x: Array, y: Array, bins: int) -> tuple[Array, Array]:
+    """The lowest of the points ``x`` [n], ``y`` [n] in each of so many equal steps of log x."""
+    away = np.log(x / x.min())
+    steps = np.minimum((away / away.max() * bins).astype(int), bins - 1)
+    order = np.lexsort((x, y, steps))
+    best = order[np.unique(steps[order], return_index=True)[1]]
+    return x[best], y[best]
+
+
+def laion(folder: Path, bins: int) -> dict[tuple[str, str, int], Curve]:
     """Twelve forecasts, by metric, model and how much less compute they may see."""
     table = pd.read_csv(folder / "segmentation_results.csv")
     table = table[table["gflops_total"] >= 1e6]
     curves = {}
     for metric, model in LAION_TARGETS:
         runs = table[(table["namespace"] == model) & table[metric].notna()]
-        x, y = frontier(runs["gflops_total"].to_numpy(float), 1 - runs[metric].to_numpy(float), bins)
+        x, y = runs["gflops_total"].to_numpy(float), 1 - runs[metric].to_numpy(float)
+        x, y = frontier(*(best_of_bins(x, y, bins) if bins else (x, y)))
         for less in LESS:
             seen = x <= x[-1] / less * NEARLY
             curves[metric, model, less] = rolled(metric, x, y, seen, ~seen)
@@ -187,7 +197,7 @@ def main() -> None:
     settings, as_json = read_settings(__doc__ or "", defaults)
     folder = Path(settings["data"])
     curves = google(folder / "alabdulmohsin_benchmark", settings["domains"].split(","))
-    runs = laion(folder / "laion_clip_mammut_ade20k", int(settings["bins"]) or None)
+    runs = laion(folder / "laion_clip_mammut_ade20k", int(settings["bins"]))
     groups = [curve.group for curve in curves]
     figures = scores(groups, np.array([rmse(curve, RULE) for curve in curves]))
     blind: dict[str, float] = {}

@@ -133,7 +133,7 @@ def test_answers_of_tables(capsys: Capture, table: Path) -> None:
         (chain, ["x=n", "through=loss", "y=error", "second=power", "bootstrap=0"], {"first", "second", "direct"}),
         (isoflop, ["c=c", "n=n", "y=loss"], {"optima", "law", "bias"}),
         (optimum, ["x=lr", "y=loss", "by=n"], {"curves", "law"}),
-        (forecast, ["x=d", "y=loss", "group=n", "at=1e12"], {"group", "predictions"}),
+        (forecast, ["x=d", "y=loss", "by=n", "at=1e12"], {"group", "predictions"}),
     ]
     for command, words, keys in cases:
         assert command([str(table), *words, "--json"]) == 0

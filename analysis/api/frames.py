@@ -289,9 +289,17 @@ def _answers(
     asked: Mapping[str, Any],
     answer: Callable[[Grouped, Table], Result],
 ) -> Result | NoFit | dict[str, Result | NoFit]:
-    """The answer for ``data`` or, with ``by``, that of each value. Raises ``UserError``."""
+    """The answer for ``data`` or, with ``by``, that of each value, or why there is none.
+
+    Raises the ``UserError`` of a mistake that all have.
+    """
     given = _given(settings, asked)
-    return _each(_table(data).where(given.where), given, answer)
+    table = _table(data).where(given.where)
+    answers, reasons = arguments.each_group(table, given.by, lambda rows: answer(given, rows))
+    mistakes = [reason for reason in reasons if not isinstance(reason, arguments.NotPossible)]
+    if mistakes and len(mistakes) == len(answers):
+        raise mistakes[0]
+    return answers if given.by is not None else answers[""]
 
 
 def _given(settings: type[Settings], asked: Mapping[str, Any]) -> Settings:
@@ -301,17 +309,6 @@ def _given(settings: type[Settings], asked: Mapping[str, Any]) -> Settings:
         if name not in known:
             raise UserError(f"{name}: no such argument (there are: {', '.join(sorted(known))})")
     return parse(settings, ["table=data", *_written(asked)])
-
-
-def _each(
-    table: Table, given: Grouped, answer: Callable[[Grouped, Table], Result]
-) -> Result | NoFit | dict[str, Result | NoFit]:
-    """The answer for each group, or the mistake that it raised; one that all groups have is raised."""
-    answers, reasons = arguments.each_group(table, given.by, lambda rows: answer(given, rows))
-    mistakes = [reason for reason in reasons if not isinstance(reason, arguments.NotPossible)]
-    if mistakes and len(mistakes) == len(answers):
-        raise mistakes[0]
-    return answers if given.by is not None else answers[""]
 
 
 def _written(asked: Mapping[str, Any]) -> list[str]:

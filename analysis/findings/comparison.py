@@ -206,7 +206,7 @@ def comparison(study: Study, target: Target) -> Comparison:
 
     A control that other labels are compared with has no row of its own."""
     rows = finished(study.of(target.task), target)
-    column, same = f"metrics.{target.metric}", settings(rows, study.results, study.tuned)
+    column, same = target.column, settings(rows, study.results, study.tuned)
     scratch = of_start(rows, SCRATCH)
     tuned = rows[rows["init"].notna() & ~rows.index.isin(scratch.index)]
     settings_of = {label: set(same.loc[members.index]) for label, members in tuned.groupby("label")}

@@ -21,6 +21,7 @@ from analysis.findings.series import (
     SIZE_KEYS,
     Series,
     Target,
+    errors,
     finished,
     foremost,
     size_order,
@@ -115,7 +116,7 @@ def _series(study: Study, target: Target, rows: pd.DataFrame, start: str) -> Ser
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "seed": usable["seed"]}
         | {"x": usable[LABELS.column].astype("float64")}
-        | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")}
+        | {"error": errors(usable, target)}
     ).dropna(subset=["x"])
     others = [key for key in study.axes if key not in LABEL_KEYS | SIZE_KEYS and key.rpartition(".")[2] != "seed"]
     if start == SCRATCH:  # which reads no settings of pre-training

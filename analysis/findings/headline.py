@@ -25,6 +25,7 @@ from analysis.findings.series import (
     SCRATCH,
     Axis,
     Target,
+    errors,
     finished,
     foremost,
     known_on,
@@ -174,15 +175,13 @@ def _scores(study: Study, target: Target) -> str:
     """The measured errors, where no law, gain or prediction can be stated."""
     rows = leading(finished(study.of(target.task), target))
     rows = rows if len(rows) else finished(study.of(target.task), target)
-    means = (1 - rows[f"metrics.{target.metric}"]).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")
+    means = errors(rows, target).groupby(rows["label"], sort=False).mean().sort_values(kind="stable")
     counted = text.counted(len(rows), "run")
-    errors = [
-        f"{text.percent(error)} ({label})" for label, error in zip(means.index, means.to_numpy(float), strict=True)
-    ]
+    said = [f"{text.percent(error)} ({label})" for label, error in means.items()]
     if len(means) == 1:
-        return f"{target.name} is {errors[0]}, {counted}"
+        return f"{target.name} is {said[0]}, {counted}"
     return (
-        f"{target.name} goes from {errors[0]} to {errors[-1]} over {len(means)} settings ({counted}); whether they "
+        f"{target.name} goes from {said[0]} to {said[-1]} over {len(means)} settings ({counted}); whether they "
         "differ beyond chance is not tested"
     )
 
@@ -208,7 +207,7 @@ def resolution(study: Study) -> str:
     rows = rows.dropna(subset=["validation_images"])
     if rows.empty:
         return ""
-    images, top1 = float(rows["validation_images"].min()), float(rows[f"metrics.{CLASSIFICATION.metric}"].median())
+    images, top1 = float(rows["validation_images"].min()), float(rows[CLASSIFICATION.column].median())
     error = math.sqrt(top1 * (1 - top1) / images)
     return (
         f"A top-1 is taken over {text.integers(rows['validation_images'])} validation images: at {text.percent(top1)} "
@@ -223,7 +222,7 @@ def _is(study: Study) -> Iterator[str]:
     if sizes and len(params):
         ends = " to ".join(dict.fromkeys(map(text.count, (params.min(), params.max()))))
         named = ", ".join(sizes) if len(sizes) <= len(TASKS) * 3 else f"{sizes[0]} to {sizes[-1]}"
-        patches = _values(study, "model.patch_size")
+        patches = values_met(study, "model.patch_size")
         sides = f", patches of {' and '.join(patches)} pixels" if patches else ""
         yield f"{text.counted(len(sizes), 'model size')} ({named}; {ends} backbone parameters){sides}."
     for task in TASKS:
@@ -239,7 +238,7 @@ def _is(study: Study) -> Iterator[str]:
 
 def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
     """What a task was trained on: data, pixels, images and how many of them are different."""
-    data, pixels = (_values(study, f"{task}.{key}", task) for key in ("dataset", "image_size"))
+    data, pixels = (values_met(study, f"{task}.{key}", task) for key in ("dataset", "image_size"))
     parts = [f"on {' and '.join(data)}"] if data else []
     parts += [f"at {' and '.join(pixels)} pixels"] if pixels else []
     unique, seen = (rows[name].dropna() for name in ("unique_images", "images_seen"))
@@ -248,7 +247,7 @@ def _task(study: Study, task: str, rows: pd.DataFrame) -> str:
     return f"{spec(task).activity} {', '.join(parts)}." if parts else ""
 
 
-def _values(study: Study, key: str, task: str | None = None) -> list[str]:
+def values_met(study: Study, key: str, task: str | None = None) -> list[str]:
     """The values of a setting in the results, of one ``task`` or of all."""
     configs = [result["config"] for (_, of), result in study.results.items() if task in (None, of)]
     return list(dict.fromkeys(str(config[key]) for config in configs if config.get(key) is not None))
@@ -284,9 +283,9 @@ def _is_not(study: Study) -> Iterator[str]:
             f"It is not the paper's scale: its largest model has {text.count(params.max())} backbone parameters, the "
             f"paper's smaller one {text.count(PAPER_PARAMS)}. What a law says beyond these sizes is extrapolation."
         )
-    if any(EMBEDDED_NAME in _values(study, f"{task}.dataset", task) for task in TASKS):
+    if any(EMBEDDED_NAME in values_met(study, f"{task}.dataset", task) for task in TASKS):
         yield "Its images are made scenes of handwritten digits and not photographs."
-    if len(precisions := sorted(_values(study, "engine.precision"))) > 1:
+    if len(precisions := sorted(values_met(study, "engine.precision"))) > 1:
         yield (
             f"Its runs do not all compute in one number format (engine.precision is {' and '.join(precisions)}): part "
             "of what differs between these may be rounding."

@@ -56,7 +56,7 @@ def one_rate(study: Study) -> list[Finding]:
     said_of_all, p = verdict(common)
     sizes = [float(skills[curve.name]["params_backbone"].median()) for curve in fit.curves]
     detail = f"{_shared(fit, common)} {_exponent(fit, sizes)}{said}".strip()
-    return [Finding(QUESTION, said_of_all, answer, detail, p, main=True, effect=_effect(common, fit.left))]
+    return [Finding(QUESTION, said_of_all, answer, detail, p, main=True, effect=_effect(common, fit.valleys.left))]
 
 
 def verdict(common: Common) -> tuple[str, float]:

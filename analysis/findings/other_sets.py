@@ -12,7 +12,7 @@ from analysis.findings.series import CLASSIFICATION, Series, Target, finished, k
 from analysis.study.records import Study
 from nepa_scale.weights.benchmarks import BENCHMARKS
 
-_COLUMN = f"metrics.{CLASSIFICATION.metric}/"
+_COLUMN = f"{CLASSIFICATION.column}/"
 
 
 def other_sets(study: Study) -> list[Finding]:

@@ -18,6 +18,7 @@ from analysis.findings.series import (
     SHORTFALL,
     Axis,
     Target,
+    errors,
     finished,
     scaled_axes,
     series,
@@ -196,4 +197,4 @@ def _finding(expected: Registered) -> Finding:
 def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:
     """The errors of those runs that are finished; a run may use another's pre-training."""
     rows = study.table[(study.table["task"] == target.task) & study.table["run_id"].isin(run_ids)]
-    return [1 - float(value) for value in finished(rows, target)[f"metrics.{target.metric}"]]
+    return errors(finished(rows, target), target).tolist()

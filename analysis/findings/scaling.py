@@ -25,8 +25,10 @@ from analysis.findings.series import (
     Axis,
     Series,
     Target,
+    errors,
     finished,
     foremost,
+    geometric,
     known_on,
     of_start,
     scaled_axes,
@@ -116,8 +118,8 @@ def exponents_apart(study: Study, target: Target, start: str = PRETRAINED) -> st
     Effects that a size has on both errors cancel in the ratio, so its interval is narrower than that of the difference
     of two exponents.
     """
-    errors, scratch = (series(study, target, PARAMETERS, init).averaged for init in (start, SCRATCH))
-    ratio = (errors / scratch).dropna()
+    own, scratch = (series(study, target, PARAMETERS, init).averaged for init in (start, SCRATCH))
+    ratio = (own / scratch).dropna()
     fit = fit_power_law(ratio.index.to_numpy(float), ratio.to_numpy(float))
     if isinstance(fit, NoFit):
         return ""
@@ -236,18 +238,12 @@ def transfer_points(study: Study, target: Target, axis: Axis) -> pd.DataFrame:
     Seeds of one size are averaged in logarithms: they share that size's own departure from any law, so they are one
     point and not several. An error or a shortfall that has no logarithm makes its place nan.
     """
-    pretrained = finished(study.of(SHORTFALL.task), SHORTFALL).set_index("run_id")
-    skill = pretrained[f"metrics.{SHORTFALL.metric}"].astype("float64")
-    rows = of_start(study.of(target.task), PRETRAINED)
-    by = rows.set_index("run_id")["pretrained_by"]
+    shortfalls = errors(finished(study.of(SHORTFALL.task), SHORTFALL).set_index("run_id"), SHORTFALL)
+    by = of_start(study.of(target.task), PRETRAINED).set_index("run_id")["pretrained_by"]
     points = series(study, target, axis).points
-    points = points.assign(shortfall=1 - points["run_id"].map(by).map(skill).astype("float64")).dropna(
-        subset=["x", "shortfall"]
-    )
-    values = points[["shortfall", "error"]]
-    logs = values.where(values > 0).apply(np.log)
-    places = logs.groupby(points["x"]).mean().mask(logs.isna().groupby(points["x"]).any())
-    return places.apply(np.exp).assign(runs=points.groupby("x").size()).reset_index()
+    points = points.assign(shortfall=points["run_id"].map(by).map(shortfalls).astype("float64"))
+    at = points.dropna(subset=["x", "shortfall"]).groupby("x")
+    return at[["shortfall", "error"]].agg(geometric).assign(runs=at.size()).reset_index()
 
 
 def _of_skill(points: pd.DataFrame, target: Target, axis: Axis) -> Finding:

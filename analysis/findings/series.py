@@ -57,6 +57,11 @@ class Target:
         """The error as a formula."""
         return f"1 {MINUS} {self.score}"
 
+    @property
+    def column(self) -> str:
+        """The column of the metric in the table of a study."""
+        return f"metrics.{self.metric}"
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -95,7 +100,7 @@ class Series:
     @property
     def averaged(self) -> pd.Series[float]:
         """{x: the mean of its errors in logarithms}: seeds of one place are not independent of one another."""
-        return self.points.groupby("x")["error"].agg(_geometric)
+        return self.points.groupby("x")["error"].agg(geometric)
 
     @property
     def recipe(self) -> Recipe:
@@ -103,7 +108,8 @@ class Series:
         return Recipe(*(self.points[name].to_numpy(float) for name in ("x", "error", "size")))
 
 
-def _geometric(values: pd.Series[float]) -> float:
+def geometric(values: pd.Series[float]) -> float:
+    """The mean of ``values`` in logarithms; NaN where one has none."""
     return float(np.exp(np.log(values.to_numpy(float)).mean())) if (values > 0).all() else math.nan
 
 
@@ -125,7 +131,7 @@ def series(
     points = pd.DataFrame(
         {"label": usable["label"], "run_id": usable["run_id"], "size": usable["params_backbone"]}
         | {"x": _position(study, target, axis, usable, init)}
-        | {"error": 1 - usable[f"metrics.{target.metric}"].astype("float64")},
+        | {"error": errors(usable, target)},
     )
     chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
     left_out = len(rows) - len(usable)
@@ -190,7 +196,7 @@ def leading(rows: pd.DataFrame) -> pd.DataFrame:
 def best_score(rows: pd.DataFrame, target: Target) -> float | None:
     """The highest score of what a study is about: a control from scratch is no success of it."""
     usable = finished(leading(rows[rows["task"] == target.task]), target)
-    return None if usable.empty else float(usable[f"metrics.{target.metric}"].max())
+    return None if usable.empty else float(usable[target.column].max())
 
 
 def foremost(study: Study) -> Target | None:
@@ -208,10 +214,14 @@ def measured(study: Study) -> list[Target]:
 
 def finished(rows: pd.DataFrame, target: Target) -> pd.DataFrame:
     """Rows that are finished and have the metric of ``target``."""
-    column = f"metrics.{target.metric}"
-    if column not in rows:
-        return rows.iloc[:0].assign(**{column: pd.Series(dtype="float64")})
-    return rows[(rows["state"] == FINISHED) & rows[column].notna()]
+    if target.column not in rows:
+        return rows.iloc[:0].assign(**{target.column: pd.Series(dtype="float64")})
+    return rows[(rows["state"] == FINISHED) & rows[target.column].notna()]
+
+
+def errors(rows: pd.DataFrame, target: Target) -> pd.Series[float]:
+    """The error of each of the ``rows``, which have the metric of ``target``."""
+    return 1 - rows[target.column].astype("float64")
 
 
 def scaled_axes(study: Study) -> tuple[Axis, ...]:

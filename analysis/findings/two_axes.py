@@ -16,6 +16,7 @@ from analysis.findings.series import (
     TARGETS,
     Target,
     at_equal_labels,
+    errors,
     finished,
     of_objective,
     of_one_loss,
@@ -34,6 +35,8 @@ from nepa_scale.config.objectives import NEXT_EMBEDDING
 FEWEST_VALUES = 3
 """Of parameters and of data: with two of each both exponents would be fixed and the form could not be tested. Intervals
 take a fourth size where sizes were trained for several lengths: three are left if one is left out."""
+EXPONENTS = ("alpha", "beta")
+UNDIVIDED = "How compute is best divided cannot be said."
 RUN_NOISE = 1e-2  # Huber's delta: seeds of small models scatter by about a per cent, outliers by more
 
 
@@ -60,7 +63,7 @@ def surface_points(study: Study, target: Target) -> pd.DataFrame:
             "n": usable["params_backbone"].astype("float64"),
             "d": usable["pretrain_tokens"],
             "c": usable["pretrain_flops"],
-            "error": 1 - usable[f"metrics.{target.metric}"].astype("float64"),
+            "error": errors(usable, target),
         }
     )
     return points.dropna()
@@ -74,16 +77,17 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
         return Finding(question, "Cannot say", f"No surface was fitted: {fit.reason}.")
     flops_per = float(np.median(c / (n * d)))
     best = compute_optimal(fit, float(c.max()), flops_per)
-    said = {name: f"{text.number(value)}{_within(fit.intervals[name])}" for name, value in fit.parameters.items()}
-    runs = text.places(fit.diagnostics.n, "run", len(np.unique(n)))
-    answer = (
-        f"{target.formula} = E + A N^{text.MINUS}alpha + B D^{text.MINUS}beta with D in tokens: E = {said['E']}, "
-        f"alpha = {said['alpha']}, beta = {said['beta']}, n = {runs}. "
-        f"{_division(best, n)}"
-    )
     without = [name for name, interval in fit.intervals.items() if interval is None]
-    idle = [name for name in ("alpha", "beta") if (interval := fit.intervals[name]) is not None and 0.0 in interval]
-    unsure = {"alpha", "beta"} & {*without, *idle}
+    idle = [name for name in EXPONENTS if (interval := fit.intervals[name]) is not None and 0.0 in interval]
+    unsure = [name for name in EXPONENTS if name in (*without, *idle)]
+    # The values of what is not determined, and of the floor beside it, are where a search happened to end.
+    shown = [name for name in EXPONENTS if name not in unsure] if unsure else ["E", *EXPONENTS]
+    said = [f"{name} = {text.number(fit.parameters[name])}{_within(fit.intervals[name])}" for name in shown]
+    said += [f"{' and '.join(unsure)} not determined"] if unsure else []
+    answer = (
+        f"{target.formula} = E + A N^{text.MINUS}alpha + B D^{text.MINUS}beta with D in tokens: {', '.join(said)}, "
+        f"n = {text.places(fit.diagnostics.n, 'run', len(np.unique(n)))}. {UNDIVIDED if unsure else _division(best, n)}"
+    )
     verdict = "Not shown" if fit.diagnostics.warnings or unsure else "Yes"
     detail = [f"{warning[0].upper()}{warning[1:]}." for warning in fit.diagnostics.warnings]
     if without and not fit.diagnostics.indispensable:  # of which a warning has spoken
@@ -103,7 +107,7 @@ def _may_be_absent(exponents: Sequence[str]) -> str:
 def _p(fit: Fit) -> float:
     """About how likely one of both terms is not there: from how far the lower end of its exponent's interval is off."""
     p_values = []
-    for name in ("alpha", "beta"):
+    for name in EXPONENTS:
         value, interval = fit.parameters[name], fit.intervals[name]
         low = value if interval is None else interval.low
         p_values.append(p_value(Interval(low, 2 * value - low), 0.0, fit.degrees))
@@ -112,7 +116,7 @@ def _p(fit: Fit) -> float:
 
 def _division(best: ComputeOptimal, tried: Array) -> str:
     if best.exponent_interval is None or not 0 < best.exponent < 1:
-        return "How compute is best divided cannot be said."
+        return UNDIVIDED
     beyond = "" if tried.min() <= best.n <= tried.max() else ", beyond the sizes tried"
     return (
         f"The best size grows as N ∝ C^{text.number(best.exponent)} "

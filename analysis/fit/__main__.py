@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from analysis.fit import arguments, display, restricting
-from analysis.fit.estimate import Fit, Options, compute_optimal, fit_law
+from analysis.fit.estimate import Fit, compute_optimal, fit_law
 from analysis.fit.holdout import HeldOut, LeaveOneOut, Without, hold_out, leave_one_out
 from analysis.fit.profile import Profile, profile
 from analysis.fit.student import Interval, NoFit
@@ -33,33 +32,17 @@ MOST_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What the command line asks for: a law and its columns [V, n], y [n], weights, clusters, rows held out."""
-
-    law: Law
-    columns: Array
-    y: Array
-    weights: Array | None
-    clusters: NDArray[np.generic] | None
-    held: NDArray[np.bool_] | None
-    each: bool
-    at: Array | None
-    budget: float | None
-    profiled: tuple[str, ...]
-    options: Options
-    noun: str
-    """What a cluster is called."""
-
-
-@dataclass(frozen=True)
 class Answer:
-    """All that is said of a problem."""
+    """All that is said of a table: a law, tested, and where ``at`` [V, k] and of what ``budget`` it is asked."""
 
-    problem: Problem
     fit: Fit
     left: LeaveOneOut | None
     held: HeldOut | tuple[Without, ...] | None
+    at: Array | None
+    budget: float | None
     profiles: dict[str, Profile | NoFit]
+    noun: str
+    """What a cluster is called."""
 
 
 @dataclass(frozen=True)
@@ -91,43 +74,26 @@ GRAMMAR = grammar(
 def answer(given: FitSettings, table: Table) -> Answer:
     """What is said of the rows of ``table``. Raises ``UserError``."""
     law = restricting.asked(given).of(find_law(given.law))
-    problem = _read(given, law, table)
-    fit = fit_law(
-        problem.law,
-        problem.columns,
-        problem.y,
-        weights=problem.weights,
-        clusters=problem.clusters,
-        options=problem.options,
-    )
-    if isinstance(fit, NoFit):
-        raise arguments.NotPossible(f"{table.path}: no fit: {fit.reason}")
-    left = leave_one_out(fit)
-    held = _each(left, given.cluster) if problem.each else _hold_out(problem)
-    if isinstance(held, NoFit):
-        raise UserError(f"holdout={given.holdout}: {held.reason}")
-    return Answer(problem, fit, left, held, {name: profile(fit, name) for name in problem.profiled})
-
-
-def _read(given: FitSettings, law: Law, table: Table) -> Problem:
-    """The table's columns as the law wants them. Raises ``UserError``."""
     names, at = arguments.names(law, given, "law"), arguments.asked_places(law, given.at)
     table = arguments.tuned_rows(table, given, names)
     budget, profiled = _budget(law, given.budget), _profiled(law, given.profile)
-    return Problem(
-        law=law,
-        columns=np.stack([table.numbers(name) for name in names]),
-        y=table.positive(given.y),
-        weights=arguments.weights(table, given),
-        clusters=arguments.clusters(table, given),
-        held=None if given.holdout in (None, EACH) else table.meeting(given.holdout, "holdout"),
-        each=given.holdout == EACH,
-        at=at,
-        budget=budget,
-        profiled=profiled,
-        options=arguments.options(given, table),
-        noun=given.cluster or "row",
-    )
+    columns, y = np.stack([table.numbers(name) for name in names]), table.positive(given.y)
+    weights, clusters = arguments.weights(table, given), arguments.clusters(table, given)
+    rows = None if given.holdout in (None, EACH) else table.meeting(given.holdout, "holdout")
+    options = arguments.options(given, table)
+    fit = fit_law(law, columns, y, weights=weights, clusters=clusters, options=options)
+    if isinstance(fit, NoFit):
+        raise arguments.NotPossible(f"{table.path}: no fit: {fit.reason}")
+    left = leave_one_out(fit)
+    held: HeldOut | tuple[Without, ...] | NoFit | None = None
+    if given.holdout == EACH:
+        held = _each(left, given.cluster)
+    elif rows is not None:
+        held = hold_out(law, columns, y, rows, weights=weights, clusters=clusters, options=options)
+    if isinstance(held, NoFit):
+        raise UserError(f"holdout={given.holdout}: {held.reason}")
+    profiles = {name: profile(fit, name) for name in profiled}
+    return Answer(fit, left, held, at, budget, profiles, given.cluster or "row")
 
 
 def _budget(law: Law, budget: float | None) -> float | None:
@@ -150,20 +116,6 @@ def _profiled(law: Law, lists: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _hold_out(problem: Problem) -> HeldOut | NoFit | None:
-    if problem.held is None:
-        return None
-    return hold_out(
-        problem.law,
-        problem.columns,
-        problem.y,
-        problem.held,
-        weights=problem.weights,
-        clusters=problem.clusters,
-        options=problem.options,
-    )
-
-
 def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] | NoFit:
     """Every row or cluster predicted from the others, or why not."""
     noun = f"values of {cluster}" if cluster else "rows"
@@ -174,8 +126,8 @@ def _each(left: LeaveOneOut | None, cluster: str | None) -> tuple[Without, ...] 
 
 def show(console: Console, answer: Answer) -> None:
     """The law, what it predicts, how far off held-out rows were, and profiles."""
-    fit, at, budget = answer.fit, answer.problem.at, answer.problem.budget
-    display.show_fit(console, fit, "y", answer.left, answer.problem.noun)
+    fit, at, budget = answer.fit, answer.at, answer.budget
+    display.show_fit(console, fit, "y", answer.left, answer.noun)
     if at is not None:
         band = fit.predict(at)
         for i in range(at.shape[1]):
@@ -226,7 +178,7 @@ def main(given: FitSettings) -> int:
 
 def answer_as_json(one: Answer) -> dict[str, Any]:
     """What ``--json`` prints."""
-    return display.as_json(one.fit, one.held, one.problem.at, one.problem.budget, one.profiles, one.left)
+    return display.as_json(one.fit, one.held, one.at, one.budget, one.profiles, one.left)
 
 
 if __name__ == "__main__":

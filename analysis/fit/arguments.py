@@ -181,7 +181,10 @@ Answer = TypeVar("Answer")
 def each_group(
     table: Table, by: str | None, answer: Callable[[Table], Answer]
 ) -> tuple[dict[str, Answer | NoFit], list[UserError]]:
-    """``answer`` for each value of ``by``, or as the reason why there is none the mistake that it raised; and these."""
+    """``answer`` for each value of ``by``, or as the reason why there is none the mistake that it raised; and these.
+
+    Without ``by`` there is one, called "".
+    """
     answers: dict[str, Answer | NoFit] = {}
     mistakes: list[UserError] = []
     for name, rows in table.by(by).items():
@@ -193,17 +196,6 @@ def each_group(
     return answers, mistakes
 
 
-def for_each(table: Table, given: GroupedSettings, answer: Callable[[Table], Answer]) -> dict[str, Answer | NoFit]:
-    """``answer`` for each value of ``by=``, or the mistake that it raised as the reason why there is none.
-
-    Without ``by=`` there is one, called "". Raises ``UserError`` where there is none at all.
-    """
-    answers, mistakes = each_group(table, given.by, answer)
-    if len(mistakes) == len(answers):
-        raise mistakes[0] if mistakes else UserError(f"{table.path}: no row has a value of by={given.by}")
-    return answers
-
-
 def print_answers(
     given: GroupedSettings,
     answer: Callable[[Table], Answer],
@@ -213,8 +205,12 @@ def print_answers(
     """Print what ``answer`` says of the table that was asked for, or of each value of ``by=``; returns the exit code.
 
     With ``--json`` the one answer without ``by=``, else all by their value; of those that there are not, the reason.
+    Raises ``UserError`` where there is none at all.
     """
-    answers = for_each(read_table(given.table).where(given.where), given, answer)
+    table = read_table(given.table).where(given.where)
+    answers, mistakes = each_group(table, given.by, answer)
+    if len(mistakes) == len(answers):
+        raise mistakes[0] if mistakes else UserError(f"{table.path}: no row has a value of by={given.by}")
     if given.json:
         answers_in_json = {
             name: {"reason": one.reason} if isinstance(one, NoFit) else as_json(one) for name, one in answers.items()

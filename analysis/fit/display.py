@@ -21,11 +21,6 @@ from nepa_scale.utils.errors import shortened
 from nepa_scale.utils.progress import make_console
 
 
-def console() -> Console:
-    """Where to print: as wide as the terminal, or of one width in a file."""
-    return make_console(PLAIN_WIDTH)
-
-
 def as_text(show: Callable[[Console], None]) -> str:
     """What ``show`` prints on a console, as text."""
     out = make_console(PLAIN_WIDTH)

@@ -19,9 +19,9 @@ from analysis.fit.student import (
     NoFit,
     Prediction,
     checked,
-    line,
     t_quantile,
 )
+from analysis.laws.law import line
 
 MIN_POINTS_POWER = 3  # two parameters and one degree of freedom for the noise
 MIN_POINTS_OFFSET = 5  # three parameters; with one degree of freedom every floor would pass

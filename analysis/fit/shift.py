@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.fit.student import CONFIDENCE, Array, Interval, NoFit, checked, line, mean_interval, p_value
+from analysis.fit.student import CONFIDENCE, Array, Interval, NoFit, checked, mean_interval, p_value
+from analysis.laws.law import line
 
 MIN_POINTS_SHIFT = 3  # of each law
 STEPS = 400

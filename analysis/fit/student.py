@@ -103,13 +103,6 @@ def checked(x: ArrayLike, y: ArrayLike, min_points: int) -> tuple[Array, Array] 
     return np.log(distinct), log_y
 
 
-def line(x: Array, y: Array) -> tuple[float, float]:
-    """Intercept and slope of the least-squares line through ``x`` [n], ``y`` [n]."""
-    centred = x - x.mean()
-    slope = float(centred @ y / (centred @ centred))
-    return float(y.mean()) - slope * float(x.mean()), slope
-
-
 def t_quantile(degrees_of_freedom: float, confidence: float = CONFIDENCE) -> float:
     """How many standard errors a two-sided interval reaches from its middle."""
     return float(special.stdtrit(degrees_of_freedom, 0.5 + confidence / 2))

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.fit import arguments, display
+from analysis.fit import arguments
 from analysis.fit.student import NoFit
 from analysis.fit.table import Table as DataTable
 from analysis.fit.table import read_table
@@ -21,6 +21,7 @@ from analysis.laws.law import Array
 from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import UserError
+from nepa_scale.utils.progress import make_console
 
 Answers = dict[str, Forecast | NoFit]
 
@@ -47,7 +48,7 @@ class ForecastSettings(arguments.GroupedSettings):
         None,
         form="FALL:END",
     )
-    group: str | None = option("another word for by", None, form="COLUMN")
+    group: str | None = option("the word of earlier versions for by", None, form="COLUMN")
     frontier: bool = option("keep only rows that no row of the same or a smaller x is below", False)
     confidence: float = arguments.CONFIDENCE
 
@@ -99,7 +100,7 @@ def main(given: ForecastSettings) -> int:
     if given.json:
         print_json(as_json(found))
     else:
-        show(display.console(), found, given.grouped_by)
+        show(make_console(arguments.PLAIN_WIDTH), found, given.grouped_by)
     return 0
 
 

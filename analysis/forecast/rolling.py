@@ -62,13 +62,8 @@ class Asked:
     at: Array
 
 
-def roll(x: Array, y: Array, at: Array) -> Rolled:
-    """Fit every form at every origin to ``y`` [n] at rising ``x`` [n], for the places ``at`` [m]."""
-    return roll_all([Asked(x, y, at)])[0]
-
-
 def roll_all(curves: Sequence[Asked]) -> list[Rolled]:
-    """The same for several curves; those of equally many points are searched together, which takes less time.
+    """Fit every form at every origin of each of ``curves``; those of equally many points are searched together.
 
     Values that only repeat an earlier one are left out, unless too few points to forecast from would remain. The result
     for one curve does not depend on the others, apart from rounding.

@@ -21,7 +21,7 @@ from analysis.fit.student import NoFit
 from analysis.forecast import CONFIDENCE, Forecast
 from analysis.forecast.multi_power import Features, Planned, Posterior, Schedule, features, posterior, read_planned
 from analysis.laws.law import Array
-from analysis.study.metrics_file import Line, read_metrics
+from analysis.study.metrics_file import Line, averaged, read_metrics
 from nepa_scale.utils import yaml_files
 from nepa_scale.utils.errors import UserError
 
@@ -93,7 +93,7 @@ def forecast_scheduled(
     schedule = _path(every_x[paced], rates[paced])
     if schedule is None:
         return NoFit(
-            "the learning rate differs between rows of one x; a curve is one run's: tell runs apart by group=COLUMN"
+            "the learning rate differs between rows of one x; a curve is one run's: tell runs apart with by=COLUMN"
         )
     if planned is not None:
         schedule = planned.continued(Schedule(schedule.x[schedule.x <= last], schedule.rate[schedule.x <= last]))
@@ -113,7 +113,7 @@ def forecast_scheduled(
 
 def _forecast(schedule: Schedule, x: Array, y: Array, places: Array, how: _How, left_out: int) -> Forecast | NoFit:
     together = -(-len(x) // MOST_POINTS)
-    mean_x, mean_y = (np.exp(_averaged(np.log(column), together)) for column in (x, y))
+    mean_x, mean_y = (np.exp(averaged(np.log(column), MOST_POINTS)) for column in (x, y))
     all_features = features(schedule, np.append(mean_x, places))
     tested = _test(all_features, mean_x, mean_y)
     law = posterior(all_features, mean_y)
@@ -170,12 +170,6 @@ def _miss(law: Posterior, y: Array, count: int) -> float:
     """Mean square of the errors after ``count`` points, each over the variance that was stated for it."""
     stated = law.variance[count : len(y)] + law.scatter * law.mean[count : len(y)] ** 2
     return float(np.mean((y[count:] - law.mean[count : len(y)]) ** 2 / stated))
-
-
-def _averaged(values: Array, together: int) -> Array:
-    starts = np.arange(0, len(values), together)
-    means: Array = np.add.reduceat(values, starts) / np.diff(np.append(starts, len(values)))
-    return means
 
 
 def _path(x: Array, rate: Array) -> Schedule | None:

@@ -83,13 +83,13 @@ def sigmoid(theta: Array, columns: Array) -> tuple[Array, Array]:
 
 
 def _line_start(columns: Array, y: Array) -> Array:
-    intercept, slope = line(np.log(columns[0]), y)
+    intercept, slope = line(np.log(columns[0]), np.log(y))
     return np.array([[intercept, -slope]])
 
 
 def _offset_starts(columns: Array, y: Array) -> Array:
     log_x = np.log(columns[0])
-    intercept, slope = line(log_x, y)
+    intercept, slope = line(log_x, np.log(y))
     starts = [[np.log(NEGLIGIBLE * y.min()), intercept, -slope]]
     for alpha in np.copysign(EXPONENTS, -slope):
         log_e, log_a = coefficients(np.stack([np.ones_like(y), np.exp(-alpha * (log_x - log_x.mean()))]), y)
@@ -106,13 +106,13 @@ def _shifts(columns: Array) -> Array:
 def _shifted_starts(columns: Array, y: Array) -> Array:
     starts = []
     for shift in _shifts(columns):
-        intercept, slope = line(np.logaddexp(np.log(columns[0]), shift), y)
+        intercept, slope = line(np.logaddexp(np.log(columns[0]), shift), np.log(y))
         starts.append([intercept, -slope, shift])
     return np.array(starts)
 
 
 def _shifted_offset_starts(columns: Array, y: Array) -> Array:
-    intercept, slope = line(np.log(columns[0]), y)
+    intercept, slope = line(np.log(columns[0]), np.log(y))
     shifts = _shifts(columns)
     starts = [[np.log(NEGLIGIBLE * y.min()), intercept, -slope, shifts[0]]]
     for shift, alpha in itertools.product(shifts[1:], np.copysign(EXPONENTS[2:], -slope)):
@@ -125,7 +125,7 @@ def _shifted_offset_starts(columns: Array, y: Array) -> Array:
 def _saturating_starts(columns: Array, y: Array) -> Array:
     log_x, top = np.log(columns[0]), np.log(y.max())
     places = [log_x.min() + place * np.ptp(log_x) for place in (-0.3, 0.2, 0.7, 1.3)]
-    intercept, slope = line(log_x, y)
+    intercept, slope = line(log_x, np.log(y))
     slope = np.copysign(max(abs(slope), NEGLIGIBLE), slope)
     far = (log_x.max() if slope > 0 else log_x.min()) + FAR / slope
     exponents = np.copysign((0.3, 1.0, 2.0), slope)

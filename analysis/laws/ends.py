@@ -87,7 +87,7 @@ def _levelling_starts(columns: Array, y: Array) -> Array:
     starts = []
     for place in PLACES:
         level = log_x.min() + place * np.ptp(log_x)
-        intercept, slope = line(np.logaddexp(-log_x, -level), y)
+        intercept, slope = line(np.logaddexp(-log_x, -level), np.log(y))
         starts.append([intercept, slope, level])
     return np.array(starts)
 
@@ -95,7 +95,7 @@ def _levelling_starts(columns: Array, y: Array) -> Array:
 def _m4_starts(columns: Array, y: Array) -> Array:
     """Floors, tops and bends on a grid, the line between them by least squares of log y."""
     log_x = np.log(columns[0])
-    intercept, slope = line(log_x, y)
+    intercept, slope = line(log_x, np.log(y))
     span = np.log(y.max() / NEGLIGIBLE)
     starts = [[np.log(NEGLIGIBLE * y.min()), span, intercept - span, -slope, 0.0]]
     low, high, alpha = np.array(list(itertools.product(FLOORS, TOPS, ALPHAS))).T

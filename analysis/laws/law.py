@@ -198,13 +198,11 @@ def _powers(unit: str) -> list[tuple[str, str]]:
     return [(factor.partition("^")[0], factor.partition("^")[2] or "1") for factor in unit.split()]
 
 
-def line(log_x: Array, y: Array) -> tuple[float, float]:
-    """Intercept and exponent of the power law through ``y`` [n], for starts: most forms hold it as a limit."""
-    log_y = np.log(y)
-    middle, level = log_x.mean(), log_y.mean()
-    away = log_x - middle
-    slope = float(away @ (log_y - level)) / max(float(away @ away), 1e-300)
-    return float(level) - slope * float(middle), slope
+def line(x: Array, y: Array) -> tuple[float, float]:
+    """Intercept and slope of the least-squares line through ``x`` [n], ``y`` [n]; flat where all x are equal."""
+    away = x - x.mean()
+    slope = float(away @ (y - y.mean())) / max(float(away @ away), 1e-300)
+    return float(y.mean()) - slope * float(x.mean()), slope
 
 
 def by_parameter(derivatives: Sequence[Array]) -> Array:
@@ -224,19 +222,6 @@ def log_sum(terms: Array) -> tuple[Array, Array]:
     scaled = np.exp(terms - top)
     total = scaled.sum(axis=0)
     return top + np.log(total), scaled / total
-
-
-def _two_shares(design: Array) -> Array:
-    """The coefficients [2] >= 0 with which the columns of ``design`` [n, 2] come closest to 1, as ``nnls`` has them."""
-    own, mixed = (design**2).sum(axis=0), float(design[:, 0] @ design[:, 1])
-    with_one = design.sum(axis=0)
-    free = own[::-1] * with_one - mixed * with_one[::-1]
-    determinant = float(own[0] * own[1]) - mixed**2
-    if determinant > 1e-14 * own[0] * own[1] and (free >= 0).all():
-        return np.asarray(free / determinant)
-    alone = np.maximum(with_one, 0.0) / np.where(own > 0, own, 1.0)
-    better = int(alone[1] * with_one[1] > alone[0] * with_one[0])
-    return np.where(np.arange(2) == better, alone, 0.0)
 
 
 def softplus(u: Array) -> tuple[Array, Array, Array]:
@@ -261,7 +246,7 @@ def coefficients(shapes: Array, y: Array) -> Array:
     design = (shapes / y).T
     size = np.linalg.norm(design, axis=0)
     size[size == 0] = 1.0
-    solution = _two_shares(design / size) if len(shapes) == 2 else nnls(design / size, np.ones(len(y)))[0]
+    solution = nnls(design / size, np.ones(len(y)))[0]
     smallest = NEGLIGIBLE / np.maximum(design.mean(axis=0) / size, 1e-300)
     logs: Array = np.log(np.maximum(solution, smallest) / size)
     return logs

@@ -23,7 +23,6 @@ from analysis.optimum.valley import (
     NO_NOISE,
     STEPS,
     Curve,
-    Form,
     Test,
     Valleys,
     interval_about,
@@ -66,16 +65,6 @@ class Sweep:
     """Names with fewer than three values."""
 
     @property
-    def form(self) -> Form:
-        """The form of all valleys that fits best."""
-        return self.valleys.form
-
-    @property
-    def left(self) -> int:
-        """Degrees of freedom of the noise, as far as they are whole."""
-        return self.valleys.left
-
-    @property
     def deviation(self) -> float:
         """Standard deviation of one run about its curve; NaN without any degree of freedom."""
         return math.sqrt(self.valleys.variance)
@@ -116,7 +105,7 @@ class Sweep:
     def _fault(self) -> NoFit | None:
         if len(self.curves) < 2:
             return NoFit(f"fewer than two sizes have {FEWEST_VALUES} values")
-        return None if self.left else NoFit(NO_NOISE)
+        return None if self.valleys.left else NoFit(NO_NOISE)
 
 
 def _power(valleys: Valleys, logs: Array, steepest: float) -> tuple[float, float, Test]:
@@ -160,7 +149,7 @@ def as_json(fitted: Sweep, common: Common | NoFit, law: Law | NoFit, left_out: i
         "left_out": left_out,
         "too_few_values": list(fitted.too_few),
         "curves": [_curve_as_json(curve) for curve in fitted.curves],
-        "form": asdict(fitted.form),
+        "form": asdict(fitted.valleys.form),
         "deviation": finite(fitted.deviation),
         "one_for_all": None if isinstance(common, NoFit) else _common_as_json(common),
         "one_for_all_reason": common.reason if isinstance(common, NoFit) else None,

@@ -18,6 +18,7 @@ from analysis.optimum import Common, Curve, Law, Sweep, as_json, sweep
 from nepa_scale.utils.arguments import grammar, option
 from nepa_scale.utils.cli import command, print_json
 from nepa_scale.utils.errors import UserError, shortened
+from nepa_scale.utils.progress import make_console
 
 ALL = "all rows"
 
@@ -48,7 +49,7 @@ def main(given: OptimumSettings) -> int:
     if given.json:
         print_json(as_json(*found))
     else:
-        show(display.console(), given, *found)
+        show(make_console(arguments.PLAIN_WIDTH), given, *found)
     return 0
 
 

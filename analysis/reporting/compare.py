@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -42,26 +41,22 @@ from analysis.study.records import FINISHED, Study
 MAX_PAIRS = 10
 
 
-@dataclass(frozen=True)
-class Named:
-    """A study under the name it has among the others."""
-
-    name: str
-    study: Study
+Studies = Mapping[str, Study]
+"""By the name that each has among the others."""
 
 
-def named(studies: Sequence[Study]) -> list[Named]:
+def named(studies: Sequence[Study]) -> dict[str, Study]:
     """Name every study as it calls itself, or by its folder, or its place, where that is not enough."""
     names_of_studies = [study.name for study in studies]
     folders = [f"{study.name} ({study.path.resolve().name})" for study in studies]
     placed = [f"{name} [{i}]" for i, name in enumerate(folders, start=1)]
     names = next(chosen for chosen in (names_of_studies, folders, placed) if len(set(chosen)) == len(chosen))
-    return [Named(name, study) for name, study in zip(names, studies, strict=True)]
+    return dict(zip(names, studies, strict=True))
 
 
-def joined(studies: Sequence[Named]) -> pd.DataFrame:
+def joined(studies: Studies) -> pd.DataFrame:
     """The runs and tasks of all studies in one table; what a study does not have is missing."""
-    tables = [entry.study.tried.assign(study=entry.name).astype({"study": "str"}) for entry in studies]
+    tables = [study.tried.assign(study=name).astype({"study": "str"}) for name, study in studies.items()]
     kinds: dict[str, set[str]] = {}
     for table in tables:
         for name, kind in table.dtypes.items():
@@ -77,30 +72,26 @@ def _in_words(table: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
     return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in columns})
 
 
-def targets(studies: Sequence[Named]) -> list[Target]:
+def targets(studies: Studies) -> list[Target]:
     """The errors that any of the studies measures."""
-    return [t for t in FINETUNED if any(len(entry.study.of(t.task)) for entry in studies)]
+    return [t for t in FINETUNED if any(len(study.of(t.task)) for study in studies.values())]
 
 
-def laws(studies: Sequence[Named]) -> Iterator[tuple[str, Series]]:
+def laws(studies: Studies) -> Iterator[tuple[str, Series]]:
     """(study, points and law) for every target and axis, those of one target and axis together."""
-    axes = dict.fromkeys(axis for entry in studies for axis in scaled_axes(entry.study))
+    axes = dict.fromkeys(axis for study in studies.values() for axis in scaled_axes(study))
     for target in targets(studies):
         for axis in axes:
-            for entry in studies:
-                if axis in scaled_axes(entry.study) and len(entry.study.of(target.task)):
-                    start = starts(entry.study.of(target.task))[0]
-                    yield entry.name, series(entry.study, target, axis, start)
+            for name, study in studies.items():
+                if axis in scaled_axes(study) and len(study.of(target.task)):
+                    yield name, series(study, target, axis, starts(study.of(target.task))[0])
 
 
-def scores(studies: Sequence[Named], target: Target) -> dict[str, dict[str, float]]:
+def scores(studies: Studies, target: Target) -> dict[str, dict[str, float]]:
     """{study: {label: mean score of its pretrained runs}} of the studies that measure ``target``; where a study has
     none, of its runs from other weights."""
-    means = {}
-    for entry in studies:
-        rows = comparison(entry.study, target).leading.dropna()
-        means[entry.name] = {str(label): float(score) for label, score in rows.items()}
-    return means
+    means = {name: comparison(study, target).leading.dropna() for name, study in studies.items()}
+    return {name: {str(label): float(score) for label, score in rows.items()} for name, rows in means.items()}
 
 
 def shared_settings(study: Study) -> dict[str, str]:
@@ -113,7 +104,7 @@ def shared_settings(study: Study) -> dict[str, str]:
     return {key: value for key, value in sorted(common.items()) if key not in (*study.axes, *study.tuned)}
 
 
-def find(studies: Sequence[Named]) -> list[Finding]:
+def find(studies: Studies) -> list[Finding]:
     """Compare every pair of studies: exponents of each law, the compute that equal errors take, then errors at the
     labels that both have."""
     findings = []
@@ -199,17 +190,17 @@ def _needed(compared: Comparison, other: str) -> str:
     return ", ".join(shown)
 
 
-def _levels(studies: Sequence[Named], target: Target) -> Finding:
+def _levels(studies: Studies, target: Target) -> Finding:
     """Which study has the lower error where labels are equal, paired by label; lengths of one size are one pair."""
     question = f"Which study has the lower {target.name} at the same label?"
     measured = scores(studies, target)
     ratios, shown = [], False
     pairs = list(itertools.combinations(studies, 2))
-    for first, second in pairs[:MAX_PAIRS]:
-        both = _paired(first.study, target, measured[first.name], measured[second.name])
+    for a, b in pairs[:MAX_PAIRS]:
+        both = _paired(studies[a], target, measured[a], measured[b])
         if both.empty:
             continue
-        a, b, better = first.name, second.name, int((both["second"] > both["first"]).sum())
+        better = int((both["second"] > both["first"]).sum())
         ratio = mean_ratio(1 - both["second"], 1 - both["first"], _of_each(pairs[:MAX_PAIRS]))
         said = (
             ratio.reason
@@ -234,6 +225,8 @@ def _paired(study: Study, target: Target, first: Mapping[str, float], second: Ma
     Of fine-tunings of one pre-training, those of one number of labels count; lengths of one size are averaged.
     """
     both = pd.DataFrame({"first": pd.Series(first), "second": pd.Series(second)}, dtype="float64").dropna()
+    if both.empty:
+        return both
     rows = study.of(target.task)
     rows = at_equal_labels(study, rows[rows["label"].isin(both.index)])
     columns = ["params_backbone", *(f"config.{key}" for key in searched(study))]
@@ -243,35 +236,34 @@ def _paired(study: Study, target: Target, first: Mapping[str, float], second: Ma
     return both.loc[both.index.isin(shared.index)].groupby(shared.rename("shared"), sort=False).mean()
 
 
-def render(studies: Sequence[Named]) -> str:
+def render(studies: Studies) -> str:
     """Build the page. The same studies in the same order give the same bytes."""
-    names = [entry.name for entry in studies]
     return fill(
         "side_by_side.html.j2",
-        title=" beside ".join(names),
-        names=names,
+        title=" beside ".join(studies),
+        names=list(studies),
         findings=find(studies),
         studies=studies_table(studies),
         figures=[(plot, data_uri(plot)) for plot in plots(studies)],
         results=[laws_table(studies), *(scores_table(studies, target) for target in targets(studies))],
         settings=settings_table(studies),
         environment=environment_table(studies),
-        notes=[f"{entry.name}: {note}" for entry in studies for note in entry.study.notes],
+        notes=[f"{name}: {note}" for name, study in studies.items() for note in study.notes],
     )
 
 
-def plots(studies: Sequence[Named]) -> Iterator[Plot]:
+def plots(studies: Studies) -> Iterator[Plot]:
     """The error of the studies against each axis that they scale, those of one axis in one figure."""
     for (target, axis), group in itertools.groupby(laws(studies), key=lambda entry: (entry[1].target, entry[1].axis)):
         yield several_plot(target, axis, dict(group), "study", "studies")
 
 
-def studies_table(studies: Sequence[Named]) -> Table:
+def studies_table(studies: Studies) -> Table:
     """A row for each study: its grid, how far it is, its sizes, best scores and cost."""
     measured = targets(studies)
     cells = []
-    for entry in studies:
-        table = entry.study.tried
+    for name, study in studies.items():
+        table = study.tried
         done = table[table["state"] == FINISHED]
         params = table["params_backbone"].dropna().astype("float64")
         ends = dict.fromkeys(map(text.count, (params.min(), params.max()))) if len(params) else [text.MISSING]
@@ -279,16 +271,14 @@ def studies_table(studies: Sequence[Named]) -> Table:
         cost = [text.power(float(done["flops_train"].sum())), text.count(float(done["wall_seconds"].sum()))]
         unfinished = table.loc[table["state"] != FINISHED, "state"].value_counts().sort_index()
         others = ", ".join(f"{count} {state}" for state, count in unfinished.items()) or text.MISSING
-        grid, labels = entry.study.grid or text.MISSING, f"{table['label'].nunique()} {noun(entry.study)}s"
-        cells.append(
-            [entry.name, grid, others, labels, " to ".join(ends), f"{len(done)} of {len(table)}", *best, *cost]
-        )
+        grid, labels = study.grid or text.MISSING, f"{table['label'].nunique()} {noun(study)}s"
+        cells.append([name, grid, others, labels, " to ".join(ends), f"{len(done)} of {len(table)}", *best, *cost])
     head = ["study", "grid", "not finished", "labels", "parameters N", "finished tasks"]
     head += [*(f"best {target.score}" for target in measured), "FLOPs", "seconds"]
     return Table("The studies", head, cells, text_columns=5)
 
 
-def laws_table(studies: Sequence[Named]) -> Table:
+def laws_table(studies: Studies) -> Table:
     """A row for each law of each study, or the reason why there is none."""
     cells = []
     for name, points in laws(studies):
@@ -305,11 +295,11 @@ def laws_table(studies: Sequence[Named]) -> Table:
     return Table("Laws of each study", head, cells, text_columns=2, note=note, words_last=True)
 
 
-def scores_table(studies: Sequence[Named], target: Target) -> Table:
+def scores_table(studies: Studies, target: Target) -> Table:
     """Mean pretrained score of every label, a column for each study."""
     measured = scores(studies, target)
     labels = list(dict.fromkeys(label for scores_of_study in measured.values() for label in scores_of_study))
-    params = pd.concat([entry.study.table[["label", "params_backbone"]] for entry in studies]).groupby("label")
+    params = pd.concat([study.table[["label", "params_backbone"]] for study in studies.values()]).groupby("label")
     size = params["params_backbone"].median().astype("float64").reindex(labels).fillna(float("inf"))
     ordered = sorted(labels, key=lambda label: (float(size[label]), labels.index(label)))
     nan = float("nan")
@@ -320,23 +310,22 @@ def scores_table(studies: Sequence[Named], target: Target) -> Table:
     return Table(f"Mean {target.score} of pretrained runs", ["label", *measured], cells)
 
 
-def settings_table(studies: Sequence[Named]) -> Table:
+def settings_table(studies: Studies) -> Table:
     """The settings that are fixed within each study and differ between them."""
-    return _differences(
-        "Settings that differ", {entry.name: shared_settings(entry.study) for entry in studies}, "setting"
-    )
+    shared = {name: shared_settings(study) for name, study in studies.items()}
+    return _differences("Settings that differ", shared, "setting")
 
 
-def environment_table(studies: Sequence[Named]) -> Table:
+def environment_table(studies: Studies) -> Table:
     """Devices, commits, FLOPs conventions and package versions that differ between the studies."""
     met: dict[str, dict[str, str]] = {}
-    for entry in studies:
+    for study_name, study in studies.items():
         met_values: dict[str, set[str]] = {}
-        for result in entry.study.results.values():
+        for result in study.results.values():
             facts = {name: result[name] for name in ("device_kind", "device_count", "commit", "flops_convention")}
             for name, value in {**facts, **result["versions"]}.items():
                 met_values.setdefault(str(name), set()).add(str(value))
-        met[entry.name] = {name: ", ".join(sorted(values)) for name, values in sorted(met_values.items())}
+        met[study_name] = {name: ", ".join(sorted(values)) for name, values in sorted(met_values.items())}
     return _differences("Environment where it differs", met, "what")
 
 

@@ -11,7 +11,7 @@ from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.series import measured
 from analysis.reporting.compare import (
-    Named,
+    Studies,
     environment_table,
     find,
     laws_table,
@@ -75,13 +75,12 @@ def of_study(study: Study, findings: Sequence[Finding]) -> Document:
     return Document(study.name, findings, [one for one in [*tables, states_table(study)] if one.rows], study.notes)
 
 
-def of_studies(studies: Sequence[Named]) -> Document:
+def of_studies(studies: Studies) -> Document:
     """The answers of several studies together, then their tables."""
     tables = [studies_table(studies), laws_table(studies), *(scores_table(studies, t) for t in targets(studies))]
     tables += [settings_table(studies), environment_table(studies)]
-    notes = [f"{entry.name}: {note}" for entry in studies for note in entry.study.notes]
-    title = " beside ".join(entry.name for entry in studies)
-    return Document(title, find(studies), [entry for entry in tables if entry.rows], notes)
+    notes = [f"{name}: {note}" for name, study in studies.items() for note in study.notes]
+    return Document(" beside ".join(studies), find(studies), [entry for entry in tables if entry.rows], notes)
 
 
 def markdown(document: Document) -> str:

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.finding import Finding
-from analysis.findings.series import CLASSIFICATION, PRETRAINED, label_order
+from analysis.findings.series import CLASSIFICATION, PRETRAINED, finished, label_order
 from analysis.fit.student import Interval, mean_interval
 from analysis.study.records import FINISHED, Study
-from nepa_scale.utils.errors import UserError
 
 CHANCE_MARGIN = 0.02  # of top-1 above the majority baseline: what the paper's own failed fine-tuning reached
 COLLAPSED_LOSS, COLLAPSED_RANK = -0.99, 2.0
@@ -46,7 +44,6 @@ THRESHOLDS = (
 FILE = Path(__file__).with_name("published.csv")
 WORDS = ("source", "table", "grid", "label", "reference", "method", "size", "attention", "metric", "note")
 COUNTS = ("epochs", "steps", "params")
-METRICS = ("top1", "miou", "linear_last", "linear_mean")
 FIGURE_4, LINEAR_PROBE = "Figure 4", "Table 6"
 
 
@@ -105,10 +102,8 @@ def answers(study: Study) -> list[Finding]:
 
 def scores(study: Study, label: str) -> pd.Series[float]:
     """Top-1 of the finished pretrained runs of ``label``, by seed; empty without any."""
-    rows = _rows(study, label, CLASSIFICATION.task)
-    column = f"metrics.{CLASSIFICATION.metric}"
-    done = rows[(rows["state"] == FINISHED) & rows.get(column, pd.Series(np.nan, index=rows.index)).notna()]
-    return done.groupby("seed")[column].mean() if len(done) else pd.Series(dtype="float64")
+    done = finished(_rows(study, label, CLASSIFICATION.task), CLASSIFICATION)
+    return done.groupby("seed")[CLASSIFICATION.column].mean() if len(done) else pd.Series(dtype="float64")
 
 
 def _rows(study: Study, label: str, task: str) -> pd.DataFrame:
@@ -231,22 +226,11 @@ def _measures(row: pd.Series[float]) -> str:
 
 
 @functools.cache
-def read_published(path: Path = FILE) -> pd.DataFrame:
-    """Read the file into one typed table: text may be empty but is never missing, ``score`` is a fraction or NaN.
-
-    Raises ``UserError`` when a row breaks the form described above.
-    """
+def read_published() -> pd.DataFrame:
+    """Read the file into one typed table: text may be empty but is never missing, ``score`` is a fraction or NaN."""
     types = {**dict.fromkeys(WORDS, "str"), **dict.fromkeys(COUNTS, "Int64"), "failed": "bool"}
     types |= {"percent": "float64", "uncertainty": "float64"}
-    try:
-        table = pd.read_csv(path, dtype=types, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no table of published results: {error}") from error
-    missing = [name for name in types if name not in table]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]} is missing")
-    table = table.fillna(dict.fromkeys(WORDS, ""))
-    _check(path, table)
+    table = pd.read_csv(FILE, dtype=types, encoding="utf-8").fillna(dict.fromkeys(WORDS, ""))
     return table.assign(score=table["percent"] / 100)
 
 
@@ -260,22 +244,3 @@ def headline(metric: str) -> pd.DataFrame:
     """The published comparison of methods in ``metric``: Table 2 (top1) or Table 3 (miou)."""
     table = read_published()
     return table[table["table"].isin(["Table 2", "Table 3"]) & (table["metric"] == metric)]
-
-
-def _check(path: Path, table: pd.DataFrame) -> None:
-    places = set(zip(table["grid"], table["label"], strict=True))
-    problems: dict[str, Iterable[Any]] = {
-        f"metric is none of {', '.join(METRICS)}": ~table["metric"].isin(METRICS),
-        "percent is outside 0 to 100": table["percent"].notna() & ~table["percent"].between(0, 100),
-        "a failed row has no percent, every other row has one": table["failed"] == table["percent"].notna(),
-        "source, table or method is empty": (table[["source", "table", "method"]] == "").any(axis=1),
-        "label and grid go together": (table["grid"] == "") != (table["label"] == ""),
-        "reference is no label of the grid": [
-            row.reference != "" and (row.grid, row.reference) not in places for row in table.itertuples()
-        ],
-        "the row is there twice": table.duplicated(),
-    }
-    for problem, wrong in problems.items():
-        if any(wrong):
-            line = 2 + list(wrong).index(True)  # the first line of the file is its head
-            raise UserError(f"{path}, line {line}: {problem}")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.comparison import comparison
+from analysis.findings.headline import values_met
 from analysis.findings.series import (
     CLASSIFICATION,
     FINETUNED,
@@ -116,7 +117,7 @@ def epochs_table(study: Study) -> Table:
         [_THEIRS, row["size"], str(row["epochs"]), str(row["steps"]), text.percent(row["score"])]
         for row in published.to_dict("records")
     ]
-    sizes = _config(study, "model.size")
+    sizes = ", ".join(values_met(study, "model.size")) or text.MISSING
     means = epochs_here(study).groupby("x", as_index=False)["error"].mean()
     for epochs, error in means.itertuples(index=False, name=None):
         cells.append([_HERE, sizes, format(float(epochs), "g"), text.MISSING, text.percent(1 - error)])
@@ -152,12 +153,6 @@ def _steps(study: Study) -> Iterator[str]:
 
 def _count(value: float) -> str:
     return text.MISSING if pd.isna(value) else text.count(float(value))
-
-
-def _config(study: Study, key: str) -> str:
-    """The values of a setting over all results, or a dash."""
-    met = dict.fromkeys(str(result["config"][key]) for result in study.results.values() if key in result["config"])
-    return ", ".join(met) or text.MISSING
 
 
 @dataclass(frozen=True)

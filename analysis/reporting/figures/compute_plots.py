@@ -4,7 +4,6 @@ frontier, and planned against measured cost."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -14,14 +13,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from analysis.findings import text
-from analysis.findings.series import PRETRAINED, SCRATCH, Target, at_equal_labels, finished
+from analysis.findings.series import PRETRAINED, SCRATCH, Target, at_equal_labels, errors, finished
 from analysis.findings.two_axes import surface_points
 from analysis.fit.student import Interval, NoFit
 from analysis.isoflop import (
     FEWEST_SIZES,
     Allocation,
     Optimum,
-    Parabola,
     optima,
     parabola_minimum,
     parabola_through,
@@ -57,7 +55,7 @@ def spending(study: Study, target: Target) -> pd.DataFrame:
     before = rows["pretrain_flops"].where(rows["init"] == PRETRAINED, 0.0)
     points = rows[["label", "run_id", "init"]].assign(
         flops=(before + rows["flops_train"]).astype("float64"),
-        error=1 - rows[f"metrics.{target.metric}"].astype("float64"),
+        error=errors(rows, target),
     )
     return points[(points["flops"] > 0) & (points["error"] > 0)]
 
@@ -103,10 +101,10 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: 
         look = LOOKS[init]
         for group, group_points in points[points["init"] == init].groupby(groups, sort=False):
             x, y = group_points["flops"].to_numpy(float), group_points["error"].to_numpy(float)
-            axes.plot(x, y, color=looks.colours[str(group)], linestyle="none", markersize=7, zorder=3, **look)
+            axes.plot(x, y, color=looks.colours[str(group)], zorder=3, **look)
             if init == PRETRAINED and str(group) in named:
                 drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
-        axes.plot([], [], color=drawing.QUIET, linestyle="none", markersize=7, label=captions.NAMES[init], **look)
+        axes.plot([], [], color=drawing.QUIET, label=captions.NAMES[init], **look)
     drawing.legend_above(axes)
 
 
@@ -181,39 +179,19 @@ def _times(ratio: float) -> str:
     return f"{text.count(ratio)}{text.SPACE}{text.TIMES}"
 
 
-@dataclass(frozen=True)
-class Minimum:
-    """The star of a budget: where its parabola is lowest."""
-
-    size: float
-    error: float
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The mean error of every size [n] at one budget, the parabola over log N, and its minimum where it has one."""
-
-    budget: float
-    sizes: Array
-    errors: Array
-    parabola: Parabola
-    best: Minimum | None
-
-
-def profiles(points: pd.DataFrame) -> tuple[list[Profile], Allocation | NoFit]:
-    """The profile of every budget with at least four sizes, cheapest first, and the law through the minima."""
+def profiles(points: pd.DataFrame) -> tuple[list[Optimum], Allocation | NoFit]:
+    """The optimum of every budget with at least four sizes, cheapest first, and the law through the minima."""
     budget, n, error = (points[name].to_numpy(float) for name in ("c", "n", "error"))
     minima = optima(same_budgets(budget), n, error, parabola_minimum)
-    return [_profile(optimum) for optimum in minima if len(optimum.tried) >= FEWEST_SIZES], through(minima)
+    return [optimum for optimum in minima if len(optimum.tried) >= FEWEST_SIZES], through(minima)
 
 
-def _profile(optimum: Optimum) -> Profile:
-    parabola = parabola_through(np.log(optimum.tried), optimum.loss)
-    best = None
-    if optimum.log_n is not None and optimum.interval is not None:
-        best = Minimum(float(np.exp(optimum.log_n)), float(parabola.at(np.array([optimum.log_n]))[0]), optimum.interval)
-    return Profile(optimum.budget, optimum.tried, optimum.loss, parabola, best)
+def _lowest(profile: Optimum) -> tuple[float, float, Interval] | None:
+    """The size at which the parabola is lowest, the error there, and the interval of the size."""
+    if profile.log_n is None or profile.interval is None:
+        return None
+    parabola = parabola_through(np.log(profile.tried), profile.loss)
+    return float(np.exp(profile.log_n)), float(parabola.at(np.array([profile.log_n]))[0]), profile.interval
 
 
 def isoflop_plot(study: Study, target: Target) -> Plot | None:
@@ -240,34 +218,36 @@ def isoflop_plot(study: Study, target: Target) -> Plot | None:
     return Plot(f"isoflop-{target.task}", figure, caption, alt)
 
 
-def _draw(axes: Axes, shown: list[Profile]) -> None:
-    every = np.concatenate([profile.sizes for profile in shown])
+def _draw(axes: Axes, shown: list[Optimum]) -> None:
+    every = np.concatenate([profile.tried for profile in shown])
     drawing.axis_around(axes, "x", every, text.count)
     axes.yaxis.set_major_formatter(lambda value, _: text.round_percent(value))
     colours = sns.color_palette("cividis", len(shown) + 1)  # its palest end is left out
     dashes = drawing.size_dashes([str(i) for i in range(len(shown))])
     for i, profile in enumerate(shown):
-        x = np.geomspace(profile.sizes[0], profile.sizes[-1], 80)
+        x = np.geomspace(profile.tried[0], profile.tried[-1], 80)
         look = {"color": colours[i], "label": f"{text.power(profile.budget)} FLOPs"}
-        parabola = profile.parabola.at(np.log(x))
+        parabola = parabola_through(np.log(profile.tried), profile.loss).at(np.log(x))
         axes.plot(x, parabola, dashes=dashes[str(i)] or (1, 0), linewidth=1.3, color=colours[i])
         axes.plot(
-            profile.sizes, profile.errors, linestyle="none", marker=MARKERS[i], markersize=6, fillstyle="none", **look
+            profile.tried, profile.loss, linestyle="none", marker=MARKERS[i], markersize=6, fillstyle="none", **look
         )
-        if profile.best is not None:
-            _draw_best(axes, profile, profile.best, colours[i])
+        _draw_lowest(axes, profile, colours[i])
     axes.legend(loc="best", fontsize="small")
 
 
-def _draw_best(axes: Axes, profile: Profile, best: Minimum, colour: Any) -> None:
+def _draw_lowest(axes: Axes, profile: Optimum, colour: Any) -> None:
     """A star and the bar of its interval: an end within the sizes tried has a tick, one beyond them an arrow."""
-    axes.plot(best.size, best.error, marker="*", color=INK, markersize=11, zorder=4)
-    smallest, largest = float(profile.sizes[0]), float(profile.sizes[-1])
-    low, high = max(best.interval.low, smallest), min(best.interval.high, largest)
-    axes.plot([low, high], [best.error, best.error], color=colour, linewidth=2, zorder=3)
+    if (lowest := _lowest(profile)) is None:
+        return
+    size, error, interval = lowest
+    axes.plot(size, error, marker="*", color=INK, markersize=11, zorder=4)
+    smallest, largest = float(profile.tried[0]), float(profile.tried[-1])
+    low, high = max(interval.low, smallest), min(interval.high, largest)
+    axes.plot([low, high], [error, error], color=colour, linewidth=2, zorder=3)
     ends = {"color": colour, "markersize": 7, "markeredgewidth": 2, "zorder": 3}
-    axes.plot(low, best.error, marker="|" if best.interval.low >= smallest else "<", **ends)
-    axes.plot(high, best.error, marker="|" if best.interval.high <= largest else ">", **ends)
+    axes.plot(low, error, marker="|" if interval.low >= smallest else "<", **ends)
+    axes.plot(high, error, marker="|" if interval.high <= largest else ">", **ends)
 
 
 def _law(law: Allocation | NoFit) -> str:
@@ -280,14 +260,13 @@ def _law(law: Allocation | NoFit) -> str:
     )
 
 
-def _minimum(profile: Profile) -> str:
-    sizes = text.counted(len(profile.sizes), "size")
-    if profile.best is None:
+def _minimum(profile: Optimum) -> str:
+    sizes = text.counted(len(profile.tried), "size")
+    if (lowest := _lowest(profile)) is None:
         return f"{sizes}, no minimum between them"
-    within = f"{text.LEVEL} interval {_ends(profile.best.interval, profile.sizes)}"
-    return (
-        f"{sizes}, lowest at {text.count(profile.best.size)} parameters ({within}; {text.percent(profile.best.error)})"
-    )
+    size, error, interval = lowest
+    within = f"{text.LEVEL} interval {_ends(interval, profile.tried)}"
+    return f"{sizes}, lowest at {text.count(size)} parameters ({within}; {text.percent(error)})"
 
 
 def _ends(interval: Interval, tried: Array) -> str:

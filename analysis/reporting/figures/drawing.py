@@ -91,13 +91,27 @@ def new_figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def new_panels(columns: int, rows: int = 1, row_height: float = FIGURE_SIZE[1]) -> tuple[Figure, list[Axes]]:
-    """Make one figure of the usual width with ``rows`` x ``columns`` panels that share their y axis."""
-    figure = Figure(figsize=(FIGURE_SIZE[0], rows * row_height), layout="constrained")
+def new_panels(
+    columns: int, rows: int = 1, row_height: float = FIGURE_SIZE[1], width: float = FIGURE_SIZE[0]
+) -> tuple[Figure, list[Axes]]:
+    """Make one figure, in inches, with ``rows`` x ``columns`` panels that share their y axis."""
+    figure = Figure(figsize=(width, rows * row_height), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels
+
+
+def new_grid(count: int, row_height: float, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """Make one figure with ``count`` panels, two in a row; ``row_height`` in inches is that of several rows."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure, panels = new_panels(columns, rows, row_height if rows > 1 else FIGURE_SIZE[1])
+    for spare in panels[count:]:
+        spare.set_axis_off()
+    for left in panels[::columns]:
+        left.set_ylabel(ylabel)
+    return figure, panels[:count]
 
 
 def label_rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -121,12 +121,8 @@ def _panels(count: int, *, stacked: bool) -> tuple[Figure, list[Axes]]:
     width, height = STACKED if stacked else SIDE_BY_SIDE
     if count == 1:
         width, height = (width, height * ONE_PANEL) if stacked else (width * ONE_PANEL, height)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    shape = (count, 1) if stacked else (1, count)
-    panels = list(figure.subplots(*shape, sharey=True, squeeze=False).flat)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    columns, rows = (1, count) if stacked else (count, 1)
+    return drawing.new_panels(columns, rows, height / rows, width)
 
 
 def _heights(panels: Sequence[_Panel], majority: float) -> tuple[float, float]:
@@ -169,8 +165,7 @@ def _draw_start(axes: Axes, arm: Series) -> None:
             edges = np.clip([law.low, law.high], bottom / 2, top * 2)  # it may reach "anything"
             axes.fill_between(x, *edges, color=colour, alpha=0.14, linewidth=0, zorder=0)
     points = arm.points[["x", "error"]].to_numpy(float).T
-    look: dict[str, Any] = {**LOOKS[arm.init], "linestyle": "none", "markersize": 7, "zorder": 3}
-    axes.plot(*points, color=colour, label=captions.NAMES[arm.init], **look)
+    axes.plot(*points, color=colour, label=captions.NAMES[arm.init], zorder=3, **LOOKS[arm.init])
 
 
 def _draw_expected(axes: Axes, expected: Registered, beside: float) -> None:

@@ -109,7 +109,7 @@ def deviations(study: Study, target: Target) -> pd.DataFrame:
     """[label, deviation] of every finished run from the mean of its label, scratch aside; labels of two or more."""
     rows = leading(study.of(target.task))
     usable = finished(rows, target)
-    points = pd.DataFrame({"label": usable["label"], "score": usable[f"metrics.{target.metric}"].astype("float64")})
+    points = pd.DataFrame({"label": usable["label"], "score": usable[target.column].astype("float64")})
     by_label = points.groupby("label")["score"]
     points = points.assign(deviation=points["score"] - by_label.transform("mean"))
     return points.loc[by_label.transform("size") > 1, ["label", "deviation"]]

@@ -38,11 +38,12 @@ from analysis.study.records import Study
 
 EXTRAPOLATE = 3.0  # the dashed line reaches this factor beyond the largest x
 LOOKS: Mapping[str, Mapping[str, Any]] = {
-    PRETRAINED: {"marker": "o", "fillstyle": "full"},
-    OTHER: {"marker": "^", "fillstyle": "full"},
-    SCRATCH: {"marker": "s", "fillstyle": "none"},
+    start: {"linestyle": "none", "marker": marker, "fillstyle": fill, "markersize": 7}
+    for start, marker, fill in ((PRETRAINED, "o", "full"), (OTHER, "^", "full"), (SCRATCH, "s", "none"))
 }
 """Of points, by where their runs start."""
+LINES: Mapping[str, Any] = {PRETRAINED: "-", OTHER: "--", SCRATCH: "-."}
+"""Of their laws."""
 PANEL_HEIGHT = 2.6
 
 
@@ -118,9 +119,8 @@ def _draw_law(axes: Axes, arm: Series) -> None:
     if not isinstance(arm.fit, PowerLawFit):
         return
     low, high = arm.fit.x_range
-    line = {PRETRAINED: "-", OTHER: "--", SCRATCH: "-."}[arm.init]
     inside, beyond = np.geomspace(low, high, 60), np.geomspace(high, high * EXTRAPOLATE, 30)
-    axes.plot(inside, arm.fit.predict(inside).y, color=QUIET, linestyle=line, linewidth=1.5, zorder=1)
+    axes.plot(inside, arm.fit.predict(inside).y, color=QUIET, linestyle=LINES[arm.init], linewidth=1.5, zorder=1)
     axes.plot(beyond, arm.fit.predict(beyond).y, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     if arm.init == PRETRAINED:
         x = np.concatenate([inside, beyond])
@@ -131,15 +131,15 @@ def _draw_law(axes: Axes, arm: Series) -> None:
 
 
 def _draw_points(axes: Axes, arm: Series, looks: Palette) -> None:
-    look: dict[str, Any] = {"linestyle": "none", "markersize": 7, "zorder": 3, **LOOKS[arm.init]}
+    look = LOOKS[arm.init]
     groups = arm.points["label"].map(looks.group_of)
     named = readable([group for group in looks.groups if (groups == group).any()])
     for group, points in arm.points.groupby(groups, sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
-        axes.plot(x, y, color=looks.colours[str(group)], **look)
+        axes.plot(x, y, color=looks.colours[str(group)], zorder=3, **look)
         if arm.init != SCRATCH and group in named:
             drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
-    axes.plot([], [], color=QUIET, label=captions.NAMES[arm.init], **look)
+    axes.plot([], [], color=QUIET, label=captions.NAMES[arm.init], zorder=3, **look)
 
 
 def _draw_majority(axes: Axes, majority: float) -> None:
@@ -183,16 +183,10 @@ def residual_plot(study: Study) -> Plot | None:
     fitted = [(points, points.fit) for points in every if isinstance(points.fit, PowerLawFit)]
     if not fitted:
         return None
-    columns = min(len(fitted), 2)
-    rows = -(-len(fitted) // columns)
     with drawing.style():
-        figure, panels = drawing.new_panels(columns, rows, PANEL_HEIGHT if rows > 1 else drawing.FIGURE_SIZE[1])
-        for axes, (points, fit) in zip(panels, fitted, strict=False):
+        figure, panels = drawing.new_grid(len(fitted), PANEL_HEIGHT, "error against its law")
+        for axes, (points, fit) in zip(panels, fitted, strict=True):
             _draw_residuals(axes, points, fit, palette(study))
-        for spare in panels[len(fitted) :]:
-            spare.set_axis_off()
-        for left in panels[::columns]:
-            left.set_ylabel("error against its law")
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: _percent(float(value))))
     caption = (
         "Measured error over that of its law, minus 1. Dotted: one standard deviation of the residuals. "

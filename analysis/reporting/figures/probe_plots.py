@@ -58,16 +58,10 @@ def layers_plot(study: Study) -> Plot | None:
     panels = _panels(study, scores)
     drawn = [_of(scores, *panel) for panel in panels]
     with drawing.style():
-        rows = -(-len(panels) // 2)
-        columns = min(len(panels), 2)
-        figure, axes = drawing.new_panels(columns, rows, PANEL_HEIGHT if rows > 1 else drawing.FIGURE_SIZE[1])
-        for panel_axes, panel, table in zip(axes, panels, drawn, strict=False):
+        figure, axes = drawing.new_grid(len(panels), PANEL_HEIGHT, "top-1")
+        for panel_axes, panel, table in zip(axes, panels, drawn, strict=True):
             _draw(panel_axes, table)
             panel_axes.set_title(_name(panel), fontsize="small", loc="left")
-        for spare in axes[len(panels) :]:
-            spare.set_axis_off()
-        for left in axes[::columns]:
-            left.set_ylabel("top-1")
         axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.round_percent(value)))
         handles, names = _legend(axes[0], scores)
         figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize="small", frameon=False)

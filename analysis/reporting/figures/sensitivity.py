@@ -16,10 +16,10 @@ from analysis.findings.learning_rates import ARMS, at_edge, tries
 from analysis.findings.series import (
     COST_KEYS,
     LABEL_KEYS,
-    PRETRAINED,
     SIZE_KEYS,
     Series,
     Target,
+    errors,
     finished,
     label_order,
     leading,
@@ -30,7 +30,7 @@ from analysis.fit.student import NoFit
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
-from analysis.reporting.figures.plots import Plot
+from analysis.reporting.figures.plots import LINES, LOOKS, Plot
 from analysis.study.columns import LARGEST, SMALLEST
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import spec
@@ -63,7 +63,7 @@ def measured(study: Study, target: Target, key: str) -> pd.DataFrame:
     rows = leading(study.of(target.task))
     rows = rows[rows[f"config.{key}"].notna()]
     usable = finished(rows, target)
-    error = (1 - usable[f"metrics.{target.metric}"].astype("float64")).reindex(rows.index)
+    error = errors(usable, target).reindex(rows.index)
     x = rows[f"config.{key}"].astype("float64")
     points = pd.DataFrame({"group": rows["label"].map(looks.group_of), "x": x, "error": error})
     return points[(rows["state"].isin([FINISHED, "failed"])) & ~(points["error"] <= 0)]
@@ -220,11 +220,11 @@ def _both(pair: Arms) -> Sequence[Series]:
 
 def _draw(axes: Axes, pair: Arms, colour: Any) -> None:
     for series in _both(pair):
-        points = series.points[series.points["error"] > 0]
-        axes.plot(points["x"].to_numpy(float), points["error"].to_numpy(float), color=colour, **_look(series.init))
+        points = series.points.loc[series.points["error"] > 0, ["x", "error"]].to_numpy(float)
+        axes.plot(*points.T, color=colour, zorder=3, **LOOKS[series.init])
         if isinstance(series.fit, PowerLawFit):
             x = np.geomspace(*series.fit.x_range, 60)
-            axes.plot(x, series.fit.predict(x).y, color=colour, linestyle=_line(series.init), linewidth=1.4, zorder=1)
+            axes.plot(x, series.fit.predict(x).y, color=colour, linestyle=LINES[series.init], linewidth=1.4, zorder=1)
     _draw_worth(axes, pair, colour)
 
 
@@ -248,18 +248,10 @@ def _draw_worth(axes: Axes, pair: Arms, colour: Any) -> None:
     axes.annotate(label, (middle, shift.level), bbox=paper, **offset)
 
 
-def _look(start: str) -> dict[str, Any]:
-    marker, fill = ("o", "full") if start == PRETRAINED else ("s", "none")
-    return {"linestyle": "none", "marker": marker, "fillstyle": fill, "markersize": 7, "zorder": 3}
-
-
-def _line(start: str) -> str:
-    return "-" if start == PRETRAINED else "-."
-
-
 def _legend(axes: Axes, sizes: Mapping[str, Any]) -> None:
     for start in STARTS:
-        axes.plot([], [], color=QUIET, label=captions.NAMES[start], **(_look(start) | {"linestyle": _line(start)}))
+        look = {**LOOKS[start], "linestyle": LINES[start]}
+        axes.plot([], [], color=QUIET, label=captions.NAMES[start], zorder=3, **look)
     for size, colour in sizes.items():
         axes.plot([], [], color=colour, linewidth=3, label=drawing.short(size))
     drawing.legend_above(axes)

@@ -267,8 +267,8 @@ def test_nothing_but_the_chosen_runs_is_counted(tmp_path: Path, kind: str) -> No
     others = [finding for finding in tried.findings if KEY not in finding.question]
     assert others == list(plain.findings)
     assert len(others) == len(tried.findings) - 1
-    (first,), (second,) = named([plain.study]), named([tried.study])
-    assert scores([first], CLASSIFICATION) == scores([second], CLASSIFICATION)
-    assert len(joined([second])) > len(joined([first]))
+    first, second = named([plain.study]), named([tried.study])
+    assert scores(first, CLASSIFICATION) == scores(second, CLASSIFICATION)
+    assert len(joined(second)) > len(joined(first))
     for target in FINETUNED:
         pd.testing.assert_frame_equal(comparison(plain.study, target).rows, comparison(tried.study, target).rows)

@@ -35,7 +35,7 @@ def table(tmp_path: Path) -> Path:
 
 def test_json_has_a_forecast_or_a_reason_for_every_curve(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shape that scripts rely on, the truth within the intervals, the same numbers as from Python."""
-    assert main([str(table), *COLUMNS, "--at", "2e9,4e9", "--group", "model", "--json"]) == 0
+    assert main([str(table), *COLUMNS, "--at", "2e9,4e9", "--by", "model", "--json"]) == 0
     small, large, new = json.loads(capsys.readouterr().out)
     assert [one["group"] for one in (small, large, new)] == ["small", "large", "new"]
     assert new == {"group": "new", "reason": "3 distinct x; a forecast needs 6, to fit 5 and to test on one"}
@@ -53,7 +53,7 @@ def test_json_has_a_forecast_or_a_reason_for_every_curve(table: Path, capsys: py
 
 
 def test_by_is_the_word_of_all_commands(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``by`` tells curves apart as ``group`` does; both together are refused, and so is a column without values."""
+    """``by`` tells curves apart as ``group``, its earlier name, does; both together are refused."""
     words = [str(table), *COLUMNS, "--at", "2e9", "--at", "4e9", "--json"]
     assert main([*words, "--by", "model"]) == 0
     by = json.loads(capsys.readouterr().out)
@@ -80,7 +80,7 @@ def test_frontier_takes_only_the_best_runs(table: Path, capsys: pytest.CaptureFi
 
 def test_table_for_people(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without --json: forecasts with intervals and forms, how they were tested, why a curve has none."""
-    assert main([str(table), *COLUMNS, "--at", "2e9", "--group", "model", "--confidence", "0.9"]) == 0
+    assert main([str(table), *COLUMNS, "--at", "2e9", "--by", "model", "--confidence", "0.9"]) == 0
     shown = capsys.readouterr().out
     assert "90% interval" in shown and "7 rolling origins, tested up to" in shown
     assert "new: no forecast: 3 distinct x" in shown
@@ -91,7 +91,7 @@ def test_names_of_curves_are_text(table: Path, capsys: pytest.CaptureFixture[str
     names = {"small": "ViT-B [v1]", "large": "ViT-B [v2]", "new": "[/x] :smile:"}
     rows = pd.read_csv(table)
     rows.assign(model=rows["model"].map(names)).rename(columns={"model": "[b]model"}).to_csv(table, index=False)
-    assert main([str(table), *COLUMNS, "--at", "2e9", "--group", "[b]model"]) == 0
+    assert main([str(table), *COLUMNS, "--at", "2e9", "--by", "[b]model"]) == 0
     shown = capsys.readouterr().out
     assert all(shown.count(name) == 2 for name in ("ViT-B [v1]", "ViT-B [v2]"))
     assert "[b]model" in shown and "[/x] :smile:: no forecast" in shown
@@ -101,7 +101,7 @@ def test_names_of_curves_are_text(table: Path, capsys: pytest.CaptureFixture[str
     ("words", "message"),
     [
         (["--y", "eror"], "no column 'eror'; did you mean 'error'?"),
-        (["--group", "modle"], "did you mean 'model'"),
+        (["--by", "modle"], "did you mean 'model'"),
         (["--at", "far"], "at=far: expected a number"),
         (["--at", "1e9,-2"], "at=1e9,-2: must be from"),
         (["--at", "nan"], "at=nan: must be from"),
@@ -124,7 +124,7 @@ def test_a_table_without_rows_is_one_line(tmp_path: Path, capsys: pytest.Capture
     """Columns alone carry no forecast."""
     path = tmp_path / "empty.csv"
     path.write_text("images,error\n")
-    for group in ([], ["--group", "images"]):
+    for group in ([], ["--by", "images"]):
         assert main([str(path), *COLUMNS, "--at", "2e9", *group]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.forecast.rolling import FEWEST, measured, roll
+from analysis.forecast.rolling import FEWEST, Asked, measured, roll_all
 
 RANDOM = np.random.default_rng(5)
 
@@ -32,12 +32,13 @@ def test_a_forecast_does_not_depend_on_carried_values() -> None:
     own = measured(y)
     assert own.sum() == 17
     at = np.array([2e9])
-    np.testing.assert_array_equal(roll(x, y, at).forecasts, roll(x[own], y[own], at).forecasts)
+    every, own_alone = (roll_all([Asked(*curve, at)])[0] for curve in ((x, y), (x[own], y[own])))
+    np.testing.assert_array_equal(every.forecasts, own_alone.forecasts)
 
 
 def test_too_few_measured_values_stay_with_the_carried_ones() -> None:
     """Where what remains could not be forecast from, every row counts."""
     x = np.geomspace(1e6, 1e9, 12)
     y = np.repeat([0.5, 0.4, 0.3], 4)
-    assert len(roll(x, y, np.array([2e9])).log_x) == 12
+    assert len(roll_all([Asked(x, y, np.array([2e9]))])[0].log_x) == 12
     assert measured(y).sum() <= FEWEST

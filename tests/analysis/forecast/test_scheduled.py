@@ -158,7 +158,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-WORDS = ["--x", "images", "--y", "loss", "--group", "run"]
+WORDS = ["--x", "images", "--y", "loss", "--by", "run"]
 
 
 def test_the_command_forecasts_to_the_planned_end(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

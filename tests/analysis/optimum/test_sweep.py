@@ -28,7 +28,7 @@ def test_without_noise_all_is_exact(power: float) -> None:
     """Best values, the one for all and the exponent are those put in, of parabolas, kinks and flatter valleys."""
     found = swept({"a": 1.2e-2, "b": 6e-3}, power=power)
     assert [one.best for one in found.curves] == pytest.approx([1.2e-2, 6e-3], rel=1e-4)
-    assert found.form.power == power and found.form.tilt == 0
+    assert found.valleys.form.power == power and found.valleys.form.tilt == 0
     law, common = found.law([1e4, 4e4]), found.common()
     assert isinstance(law, Law) and law.exponent == pytest.approx(-0.5, abs=1e-4)
     assert law.coefficient * 1e4**law.exponent == pytest.approx(1.2e-2, rel=1e-3)

@@ -23,7 +23,7 @@ from analysis.findings.series import CLASSIFICATION
 from analysis.fit.power_law import PowerLawFit, fit_power_law
 from analysis.report import main
 from analysis.reporting.compare import (
-    Named,
+    Studies,
     difference,
     environment_table,
     find,
@@ -43,7 +43,7 @@ RATES = "Does the classification error fall with backbone parameters at one rate
 LEVELS = "Which study has the lower classification error at the same label?"
 
 
-def beside(tmp_path: Path, **second: Any) -> list[Named]:
+def beside(tmp_path: Path, **second: Any) -> Studies:
     """Two studies with little noise; ``second`` is what the second one changes."""
     first = write_study(tmp_path / "first", StudySpec(name="first", noise=0.002, scratch=False))
     changed = StudySpec(**{"name": "second", "noise": 0.002, "scratch": False, **second})
@@ -90,12 +90,18 @@ def test_labels_that_both_studies_have_are_compared(tmp_path: Path) -> None:
     assert " of 3" in found[LEVELS].answer
 
 
+def test_studies_without_a_common_label_are_no_pair(tmp_path: Path) -> None:
+    """There is nothing to compare at equal labels, which is an answer and no crash."""
+    found = {one.question: one for one in find(beside(tmp_path, sizes={"other": 50_000, "more": 200_000}))}
+    assert found[LEVELS].verdict == "Cannot say" and "of the same label" in found[LEVELS].answer
+
+
 def test_intervals_of_several_pairs_hold_together(tmp_path: Path) -> None:
     """Of three studies there are three differences, each with an interval wider than of two studies."""
     two = beside(tmp_path, b=0.22)
     three = write_study(tmp_path / "third", StudySpec(name="third", noise=0.002, scratch=False))
     widths = []
-    for studies in (two, named([*(entry.study for entry in two), read_study(three)])):
+    for studies in (two, named([*two.values(), read_study(three)])):
         answer = {one.question: one for one in find(studies)}[RATES].answer
         low, high = answer.partition("second \u2212 first: ")[2].split(";")[0].partition(". ")[0].split(" to ")
         widths.append(float(high.removesuffix(".")) - float(low.replace("\u2212", "-")))
@@ -171,7 +177,7 @@ def test_names_are_told_apart(make_study: MakeStudy, tmp_path: Path) -> None:
     """Studies that call themselves the same are named by their folders, too."""
     one = make_study(scratch=False, sizes={"a": 1000})
     other = write_study(tmp_path / "other", StudySpec(scratch=False, sizes={"a": 1000}))
-    names = [study.name for study in named([read_study(one), read_study(other)])]
+    names = list(named([read_study(one), read_study(other)]))
     assert names == ["model_size (model_size)", "model_size (other)"]
 
 

@@ -169,7 +169,7 @@ def test_isoflop_minima_are_where_they_were_put(tmp_path: Path) -> None:
     """Four budgets, five sizes each: the minima of exact parabolas and their exponent of one half."""
     study = read_study(write_isoflop(tmp_path))
     found, _ = profiles(surface_points(study, CLASSIFICATION))
-    minima = [one.best.size for one in found if one.best is not None]
+    minima = [math.exp(one.log_n) for one in found if one.log_n is not None]
     np.testing.assert_allclose(np.array(minima, dtype=float), 1e4 * np.array([1, 10, 100, 1000]) ** 0.5, rtol=1e-3)
     plot = drawn(isoflop_plot(study, CLASSIFICATION))
     assert "N* \u221d C^0.500 (95\u00a0% interval 0.500 to 0.500), n = 4 budgets" in plot.caption
