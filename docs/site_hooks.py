@@ -1,4 +1,4 @@
-"""Pages of the site that are files of the repository: README is the first page, and the notebook is one, too."""
+"""Pages of the site that are made of other files: README, the first page, the notebook, and all settings of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+from nepa_scale.config import overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
@@ -24,7 +26,22 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page, content=text))
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     files.append(File.generated(config, "notebook.md", content="\n\n".join(map(_shown, cells))))
+    files.append(File.generated(config, "settings.md", content=_settings()))
     return files
+
+
+def _settings() -> str:
+    """What ``nepa-train --help`` says, as a table for each section."""
+    sections: dict[str, list[str]] = {"run": [], "model": [], "data": []}  # first
+    for mark, key, default, meaning in re.findall(r"^([* ]) ([\w.]+)=(\S*) {2,}(.*)$", overrides.help_text(), re.M):
+        row = f"| {mark} | `{key}` | `{default}` | {meaning.replace('|', ', ')} |"
+        sections.setdefault(key.rpartition(".")[0] or "run", []).append(row)
+    tables = [
+        f"## {name}\n\n| | setting | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
+        for name, rows in sections.items()
+    ]
+    about = "What `nepa-train --help` prints. Settings marked * change how the work is done, not its result."
+    return "\n\n".join(["# Settings", about, *tables])
 
 
 def _shown(cell: dict[str, Any]) -> str:

@@ -19,4 +19,5 @@ def test_the_site_is_built_strictly(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "next-embedding prediction" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "pretrain.base_lr" in (tmp_path / "settings" / "index.html").read_text(encoding="utf-8")
     assert "effective rank" in (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
