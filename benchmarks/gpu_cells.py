@@ -69,7 +69,7 @@ def speed(arguments: dict[str, Any]) -> dict[str, Any]:
         step(images)
     seconds = statistics.median(timed(step, images, device) for _ in range(arguments["steps"]))
     peak = peak_flops(device, DTYPES[arguments["precision"]])
-    flops = ladder.train_flops(config.model.architecture(), side, causal=True, count="useful", idle_tokens=1)
+    flops = 3 * ladder.forward_flops(config.model.architecture(), side, causal=True, count="useful", idle_tokens=1)
     predicted = placement.memory.total if device.type == "cpu" else placement.memory.total - placement.memory.process
     return {
         "machine": machine(device),

@@ -85,7 +85,7 @@ def measure(config: RunConfig, rounds: int, cores: int) -> dict[str, Any]:
 def row_of(config: RunConfig, cores: int, times: Mapping[str, list[float]], peak: float) -> dict[str, Any]:
     """One line of the table, from seconds of steps and the ``peak`` in operations per second."""
     arch, batch = config.model.architecture(), config.pretrain.batch_size
-    flops = batch * ladder.train_flops(arch, IMAGE_SIZE, causal=True, count="useful", idle_tokens=1)
+    flops = 3 * batch * ladder.forward_flops(arch, IMAGE_SIZE, causal=True, count="useful", idle_tokens=1)
     median = {name: statistics.median(found) for name, found in times.items()}
     mfu = {name: round(flops / seconds / peak, 3) for name, seconds in median.items()}
     return {

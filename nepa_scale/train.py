@@ -188,11 +188,14 @@ def _train(resolved: ResolvedTask, run_dir: Path, world: World) -> int:
 
 
 def _mark_failed(task_dir: Path, error: str, step: int = 0) -> None:
-    if run_folder.is_finished(task_dir):  # only its pictures were still to be drawn
-        return
-    before = read_status(task_dir) or Status("running")
-    failed = Status("failed", max(step, before.step), before.steps_total, before.attempt, error.splitlines()[0])
-    write_status(task_dir, failed)
+    try:
+        if run_folder.is_finished(task_dir):  # only its pictures were still to be drawn
+            return
+        before = read_status(task_dir) or Status("running")
+        failed = Status("failed", max(step, before.step), before.steps_total, before.attempt, error.splitlines()[0])
+        write_status(task_dir, failed)
+    except OSError as mishap:  # what ended the task is what is told
+        progress.logger.error("%s: that it failed cannot be written: %s", task_dir, mishap.strerror)
 
 
 def _tell(text: str, world: World, *, alone: bool = False) -> None:

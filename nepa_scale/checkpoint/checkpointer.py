@@ -26,7 +26,7 @@ from nepa_scale.distributed.world import World
 from nepa_scale.engine.shards import FileRecord, ShardReader, Slice, write_shard
 from nepa_scale.engine.train_state import TrainState
 from nepa_scale.utils.errors import RunError, SaveError
-from nepa_scale.utils.files import make_durable, write_atomically
+from nepa_scale.utils.files import clear_leftovers, make_durable, write_atomically
 from nepa_scale.utils.progress import logger
 
 FREE_SPACE_FACTOR = 1.2
@@ -300,8 +300,7 @@ class Checkpoints:
         for path in self._folder.glob("step_*.tmp"):
             if manifest.LEFTOVER.fullmatch(path.name):
                 _remove(path)
-        for path in self._folder.glob(".latest.*.tmp"):
-            path.unlink(missing_ok=True)
+        clear_leftovers(self._folder / "latest")
 
     def _temporary(self, step: int) -> Path:
         return self._folder / f"{manifest.tag_of(step)}.tmp"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nepa_scale.engine.shards import FileRecord, record_of
-from nepa_scale.utils.errors import RunError, shortened
+from nepa_scale.utils.errors import RunError, changes
 from nepa_scale.utils.files import read_json, write_json
 
 FORMAT = 1
@@ -122,10 +122,8 @@ def check_settings(path: Path, manifest: Manifest, settings: dict[str, Any]) -> 
     new = comparable(settings)
     sections = {key.partition(".")[0] for key in new}
     old = {key: value for key, value in manifest.settings.items() if key.partition(".")[0] in sections}
-    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if differing:
-        changes = shortened(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
-        raise RunError(f"{path}: a checkpoint of another run: {changes}; remove the folder, or name another run_dir")
+    if differing := changes(old, new):
+        raise RunError(f"{path}: a checkpoint of another run: {differing}; remove the folder, or name another run_dir")
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -219,13 +219,6 @@ def block_params(arch: Architecture) -> int:
     return (backbone_params(arch) - 2 * arch.embed_dim) // arch.depth
 
 
-def train_flops(
-    arch: Architecture, image_size: int, *, causal: bool, count: AttentionCount = "useful", idle_tokens: int = 0
-) -> int:
-    """Return the FLOPs of training on one image, 3 x forward; recomputation to save memory is not counted."""
-    return 3 * forward_flops(arch, image_size, causal=causal, count=count, idle_tokens=idle_tokens)
-
-
 NUM_QUARTERS = 4
 LAYER_CHOICES = ("all", "quarters", "last")
 EMBEDDING, OUTPUT = "embedding", "output"

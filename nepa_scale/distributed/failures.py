@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,11 +103,6 @@ def lost_contact(error: BaseException) -> bool:
     """Whether ``error`` only says that another rank is gone, which then has the real reason."""
     text = str(error).lower()
     return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _LOST_CONTACT)
-
-
-def failure_of(error: BaseException, world: World, step: int, message: str) -> Failure:
-    """The failure that an exception on this rank is."""
-    return Failure(world.rank, socket.gethostname(), step, message, exit_code(error))
 
 
 class FailureStore:

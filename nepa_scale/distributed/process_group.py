@@ -106,6 +106,8 @@ def join(world: World, store: Store, timeout_minutes: float) -> torch.device:
         device_id=device if cuda and world.size > 1 else None,
     )
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    # ZeRO communicates in a clone of the group of all ranks, which DeepSpeed would make with torch's own timeout.
+    deepspeed.utils.groups._WORLD_GROUP = dist.new_group(range(world.size), timeout=_timeout)
     return device
 
 

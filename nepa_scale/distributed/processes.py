@@ -106,8 +106,8 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use; all where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def unordered(work: Callable[[T], R], tasks: Sequence[T], workers: int | None) -> Generator[R, None, None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import json
 import logging
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from nepa_scale.distributed.failures import ExitCode, Failure, FailureStore, failure_of, lost_contact
+from nepa_scale.distributed.failures import ExitCode, Failure, FailureStore, exit_code, lost_contact
 from nepa_scale.utils.errors import shortened
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from nepa_scale.distributed.world import World
 
-_SEPARATOR = "\x1f"
 _COMMUNICATION = ("/torch/distributed/", "/deepspeed/comm/")
 
 
@@ -58,13 +58,11 @@ class Heartbeats:
     def publish(self, progress: Progress) -> None:
         """Show the others that this rank lives, and its progress."""
         self._beats += 1
-        numbers = str(progress.passed), str(progress.step)
-        fields = progress.host, *numbers, progress.doing, str(int(progress.waiting)), str(self._beats)
-        self._store.set(_key(self._world.rank), _SEPARATOR.join(fields))
+        self._store.set(_key(self._world.rank), json.dumps([dataclasses.asdict(progress), self._beats]))
 
     def all(self) -> dict[int, Progress]:
         """The progress of every rank; empty until all have published."""
-        return {rank: _parsed(text) for rank, text in self._read().items()}
+        return {rank: Progress(**json.loads(text)[0]) for rank, text in self._read().items()}
 
     def restart_clocks(self) -> None:
         """Count the silence of the others from now on: this process was suspended and did not look."""
@@ -94,6 +92,8 @@ def who_hangs(everyone: dict[int, Progress]) -> str:
     """A sentence on which ranks are behind and what they and the others do."""
     late = behind(everyone)
     first = everyone[late[0]]
+    if len(everyone) == 1:
+        return f"it is at '{first.doing}'"
     if len(late) == len(everyone):
         return f"all {len(everyone)} ranks are at '{first.doing}'"
     other = everyone[next(rank for rank in everyone if rank not in late)]
@@ -115,11 +115,6 @@ def _key(rank: int) -> str:
     return f"progress/{rank}"
 
 
-def _parsed(text: str) -> Progress:
-    host, passed, step, doing, waiting, _ = text.split(_SEPARATOR)
-    return Progress(host, int(passed), int(step), doing, bool(int(waiting)))
-
-
 POLL_SECONDS = 0.5
 SUSPENDED_SECONDS = 10.0  # a longer pause between two looks: this process or machine was suspended
 SETTLING_SECONDS = 8.0  # how long to look for the rank that caused a lost connection,
@@ -136,7 +131,7 @@ class Watchdog:
     Args:
         task_dir: gets the stacks of all threads of a job that hangs, in ``stacks/rank_NNNNN.txt``.
         timeout_seconds: how long this process may take from one call of ``passed`` to the next.
-        store: a connection to the job's store that nobody else uses; None in a job of one rank.
+        store: a connection to the job's store that nobody else uses.
         record: writes down the job's first failure, on rank 0, or on all when rank 0 is gone.
     """
 
@@ -146,23 +141,21 @@ class Watchdog:
         task_dir: Path,
         *,
         timeout_seconds: float,
-        store: Store | None,
+        store: Store,
         record: Callable[[Failure], None],
     ) -> None:
         self._world, self._stacks = world, task_dir / STACKS / f"rank_{world.rank:05d}.txt"
         self._timeout, self._record = timeout_seconds, record
         self._progress, self._host = Progress(socket.gethostname()), socket.gethostname()
         self._since, self._allowed = time.monotonic(), STARTING_PATIENCE * timeout_seconds
-        self._failure_store = FailureStore(store, world) if store is not None else None
-        self._heartbeats = Heartbeats(store, world) if store is not None else None
+        self._failure_store, self._heartbeats = FailureStore(store, world), Heartbeats(store, world)
         self._training_thread = threading.get_ident()
         self._ended, self._leaving = threading.Event(), threading.Lock()
 
     def start(self) -> None:
         """Begin to watch."""
-        if self._heartbeats is not None:
-            self._heartbeats.publish(self._progress)
-            threading.Thread(target=self._watch_others, name="watchdog of the job", daemon=True).start()
+        self._heartbeats.publish(self._progress)
+        threading.Thread(target=self._watch_others, name="watchdog of the job", daemon=True).start()
         threading.Thread(target=self._watch_progress, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -180,12 +173,9 @@ class Watchdog:
     def fail(self, error: BaseException, message: str) -> Failure:
         """Make ``error`` of this rank, or what caused it elsewhere, the job's failure; returns when all know it."""
         self._leaving.acquire()  # for good: the threads must not end the process meanwhile
-        failure = failure_of(error, self._world, self._progress.step, message)
-        if self._failure_store is None:
-            self._record(failure)
-            return failure
+        failure = Failure(self._world.rank, self._host, self._progress.step, message, exit_code(error))
         try:
-            if lost_contact(error):
+            if self._world.size > 1 and lost_contact(error):
                 failure = self._cause_elsewhere() or failure
             failure = self._failure_store.put_first(failure)
             self._failure_store.leave_together(lambda: self._record(failure))
@@ -216,8 +206,6 @@ class Watchdog:
                 self._leave(failure)
 
     def _look_at_others(self, *, suspended: bool) -> Failure | None:
-        if self._failure_store is None or self._heartbeats is None:
-            return None
         self._heartbeats.publish(self._now())
         failure = self._failure_store.get()
         if failure is not None or not self._world.is_main:
@@ -229,8 +217,6 @@ class Watchdog:
 
     def _cause_elsewhere(self) -> Failure | None:
         """Why contact was lost: another rank's failure, or a rank that has fallen silent. Takes some seconds."""
-        if self._failure_store is None or self._heartbeats is None:
-            return None
         deadline = time.monotonic() + SETTLING_SECONDS
         self._heartbeats.restart_clocks()
         while time.monotonic() < deadline:
@@ -244,7 +230,7 @@ class Watchdog:
         return None
 
     def _gone(self, rank: int) -> Failure:
-        there = self._heartbeats.all()[rank] if self._heartbeats is not None else self._progress
+        there = self._heartbeats.all()[rank]
         message = f"gave no sign of life any more, last at '{there.doing}': {GONE}"
         return Failure(rank, there.host, there.step, message, ExitCode.FAILURE)
 
@@ -259,9 +245,7 @@ class Watchdog:
         """Who holds the job up, as far as it can be seen from here."""
         remedy = f"; stacks are in {self._stacks.parent}; if it is only slow, raise engine.timeout_minutes"
         took = f"timeout: no progress for {seconds:.0f} s"
-        rank, who = self._world.rank, f"it is at '{self._progress.doing}'"
-        if self._failure_store is None or self._heartbeats is None:
-            return Failure(rank, self._host, self._progress.step, f"{took}: {who}{remedy}", ExitCode.TIMEOUT)
+        rank = self._world.rank
         try:
             everyone = self._heartbeats.all() | {rank: self._now()}
             rank = rank if rank in behind(everyone) else behind(everyone)[0]
@@ -278,10 +262,7 @@ class Watchdog:
         if failure.code == ExitCode.TIMEOUT:
             self._dump_stacks()
         try:
-            if self._failure_store is not None:
-                self._failure_store.leave_together(lambda: self._record(failure))
-            else:
-                self._record(failure)
+            self._failure_store.leave_together(lambda: self._record(failure))
         except RuntimeError:
             self._record(failure)
         if self._world.local_rank == 0:

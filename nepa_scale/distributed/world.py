@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from nepa_scale.distributed.processes import free_port
+from nepa_scale.distributed.processes import cores, free_port
 from nepa_scale.utils.errors import ConfigError, RankError
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -97,10 +97,22 @@ def ranks_here(world: World) -> int:
 
 def _share_cores(world: World) -> None:
     """Give each rank of this machine its own cores: more OpenMP threads than cores are ruinously slow."""
-    env = os.environ
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = threads_of_task() or cores // ranks_here(world)
-    env.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    of_task = threads_of_task()
+    alone = of_task is not None and world.size_variable != "WORLD_SIZE"  # torchrun's and deepspeed's ranks share a task
+    threads = (of_task or cores()) // (1 if alone else ranks_here(world))
+    if "OMP_NUM_THREADS" not in os.environ or _torchrun_chose():
+        os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
+
+
+def _torchrun_chose() -> bool:
+    """Whether the number of threads is torchrun's own, 1 for every rank where its user says nothing."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["OMP_NUM_THREADS"] != "1":
+        return False
+    try:
+        launcher = psutil.Process().parent()
+        return launcher is not None and "OMP_NUM_THREADS" not in launcher.environ()  # which is as it was started
+    except psutil.Error:
+        return False
 
 
 def map_slurm() -> str | None:

@@ -162,12 +162,14 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the averages in place of the weights; on leaving, the weights are back, bit by bit. All ranks enter."""
+        """Put the averages in place of the weights; on leaving, the weights are back, bit by bit. All ranks enter.
+
+        After an error they are not: only some ranks may have met it, and at stage 3 going back is a collective. Nothing
+        trains, saves or exports these weights any more.
+        """
         self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
+        yield
+        self._exchange()
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from nepa_scale.distributed.process_group import first_text
 from nepa_scale.distributed.world import World
 from nepa_scale.optim.optimizer import whole_shape
 from nepa_scale.utils.errors import RunError
-from nepa_scale.utils.files import replacing
+from nepa_scale.utils.files import clear_leftovers, replacing
 
 CHUNK_BYTES = 2**24
 _DTYPES = {
@@ -44,49 +42,13 @@ _DTYPES = {
 _ALIGNMENT = 8
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The entry of a tensor in a file's header."""
-
-    dtype: torch.dtype
-    shape: Sequence[int]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor's values."""
-        return math.prod(self.shape) * self.dtype.itemsize
+def announced(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor without values, for ``header``."""
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
-class SafetensorsWriter:
-    """A file to be, at a temporary name until all of ``entries`` are written; an error leaves nothing of it behind."""
-
-    def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> None:
-        self._path, self._entries, self._metadata = path, entries, metadata
-        self._pending = list(entries.items())
-        self._replacing = ExitStack()
-
-    def __enter__(self) -> SafetensorsWriter:
-        self._file = self._replacing.enter_context(replacing(self._path))
-        self._file.write(header(self._entries, self._metadata))
-        return self
-
-    def write(self, tensor: Tensor) -> None:
-        """Write the next of the entries. Raises ``ValueError`` when the tensor is not that of the entry."""
-        name, entry = self._pending.pop(0)
-        self._file.write(values_of(name, entry, tensor))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None and self._pending:
-            missing = ValueError(f"{self._path}: {len(self._pending)} tensors were announced and not written")
-            self._replacing.__exit__(ValueError, missing, None)
-            raise missing
-        self._replacing.__exit__(kind, error, traceback)
-
-
-def header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes before the values, which then follow in the order of ``entries``."""
+def header(entries: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes before the values, which then follow in the order of ``entries``, tensors of their types and shapes."""
     content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for name, entry in entries.items():
@@ -98,10 +60,10 @@ def header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = No
     return len(text).to_bytes(8, "little") + text
 
 
-def values_of(name: str, entry: Entry, tensor: Tensor) -> memoryview:
+def values_of(name: str, entry: Tensor, tensor: Tensor) -> memoryview:
     """The bytes of a tensor's values. Raises ``ValueError`` when it is not what was announced."""
-    if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, tuple(entry.shape)):
-        raise ValueError(f"{name}: {tensor.dtype} {list(tensor.shape)} instead of {entry.dtype} {entry.shape}")
+    if (tensor.dtype, tensor.shape) != (entry.dtype, entry.shape):
+        raise ValueError(f"{name}: {tensor.dtype} {[*tensor.shape]} instead of {entry.dtype} {[*entry.shape]}")
     return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
@@ -196,7 +158,7 @@ class ShardReader:
 
 def _chunks(slices: Sequence[Slice], values: Iterable[Tensor]) -> Iterator[memoryview]:
     """The bytes of a safetensors file."""
-    entries = {item.key: Entry(item.dtype, (item.numel,)) for item in slices}
+    entries = {item.key: announced((item.numel,), item.dtype) for item in slices}
     yield memoryview(header(entries, {"starts": json.dumps({item.key: item.start for item in slices})}))
     for (key, entry), value in zip(entries.items(), values, strict=True):
         data = values_of(key, entry, value)
@@ -219,10 +181,12 @@ def export_tensors(
     problem = None
     try:
         if world.is_main:
+            clear_leftovers(path)
             entries = {name: _entry(tensor) for name, tensor in tensors.items()}
-            with SafetensorsWriter(path, entries) as file:
-                for tensor in gathered:
-                    file.write(tensor)
+            with replacing(path) as file:
+                file.write(header(entries))
+                for (name, entry), tensor in zip(entries.items(), gathered, strict=True):
+                    file.write(values_of(name, entry, tensor))
     except OSError as error:
         problem = f"{path}: cannot be written: {error.strerror}; make room, and the same command tries again"
     for _ in gathered:  # the other ranks take part, and so does rank 0 after an error
@@ -231,7 +195,5 @@ def export_tensors(
         raise RunError(problem)
 
 
-def _entry(tensor: Tensor) -> Entry:
-    if isinstance(tensor, nn.Parameter):
-        return Entry(torch.float32, whole_shape(tensor))
-    return Entry(tensor.dtype, tensor.shape)
+def _entry(tensor: Tensor) -> Tensor:
+    return announced(whole_shape(tensor), torch.float32) if isinstance(tensor, nn.Parameter) else tensor

@@ -27,6 +27,7 @@ from nepa_scale.engine.master_weights import (
 )
 from nepa_scale.engine.shards import ShardReader, Slice
 from nepa_scale.optim.muon import Muon
+from nepa_scale.optim.optimizer import whole_shape
 from nepa_scale.utils.errors import RunError
 
 WEIGHT, AVERAGE, FROZEN, BUFFER = "weight", "average", "frozen", "buffer"
@@ -64,7 +65,7 @@ class TrainState:
         """Bytes of the files of all ranks together, without their headers; under Muon, at most."""
         copies = 1 + len(MOMENTS) + (self._average is not None)
         weights = sum(
-            _numel(parameter) * (4 * copies if parameter.requires_grad else parameter.element_size())
+            whole_shape(parameter).numel() * (4 * copies if parameter.requires_grad else parameter.element_size())
             for parameter in self._module.parameters()
         )
         return weights + sum(buffer.nbytes for buffer in self._module.buffers())
@@ -116,8 +117,8 @@ class TrainState:
         problem = first_text(problem) or first_text(self._fill_others(reader))
         if problem:
             raise RunError(problem)
-        for name, value in loss_scale.items():
-            setattr(self._loss_scaler, name, value)
+        if isinstance(self._loss_scaler, DynamicLossScaler):  # by now the file may state a scale of its own
+            vars(self._loss_scaler).update(loss_scale)
 
     def load_moments(self, reader: ShardReader, optimizer_steps: int) -> None:
         """Take the optimiser's moments alone out of a checkpoint: those of parameters that it lacks begin at 0.
@@ -221,7 +222,7 @@ class TrainState:
     def _others(self) -> Iterator[tuple[Slice, Tensor]]:
         """This rank's part of the frozen weights; all buffers with rank 0, for they are the same on all ranks."""
         for name, parameter in _frozen(self._module):
-            key, numel = f"{FROZEN}/{name}", _numel(parameter)
+            key, numel = f"{FROZEN}/{name}", whole_shape(parameter).numel()
             if self.stage == 3:
                 kept = parameter.ds_tensor.detach()  # type: ignore[attr-defined]
                 start = kept.numel() * self.world.rank
@@ -253,8 +254,3 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     """The buffers that belong to the state."""
     kept = module.state_dict().keys()
     return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
-
-
-def _numel(parameter: nn.Parameter) -> int:
-    """Elements of the whole parameter, which stage 3 leaves empty."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))

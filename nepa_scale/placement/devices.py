@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.distributed.world import World, ranks_here
 from nepa_scale.placement.memory import MemoryEstimate
@@ -125,20 +127,20 @@ def _is_one(name: str, known: Sequence[str]) -> bool:
 
 GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
     """What one device can hold, in bytes (None = not known), and where the figure comes from.
 
-    ``gpu``: the name of a GPU, where it is known.
+    ``gpu``: the name of a GPU, where it is known. ``host``: what a GPU's rank may take of its machine's memory.
     """
 
     size: int | None
     source: str
     on_gpu: bool
     gpu: str | None = None
+    host: int | None = None
 
 
 def planned(config: RunConfig, world: World) -> DeviceMemory:
@@ -147,7 +149,8 @@ def planned(config: RunConfig, world: World) -> DeviceMemory:
     if config.engine.device_memory_gib is not None:
         return _stated(config, on_gpu=on_gpu)
     if on_gpu:
-        return DeviceMemory(None, "the GPU is asked when training starts; or state engine.device_memory_gib", on_gpu)
+        asked = "the GPU is asked when training starts; or state engine.device_memory_gib"
+        return DeviceMemory(None, asked, on_gpu, host=available_host_memory() // ranks_here(world))
     return host_share(ranks_here(world))
 
 
@@ -157,32 +160,25 @@ def measured(config: RunConfig, world: World) -> DeviceMemory:
 
     on_gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_gpu else None
+    host = available_host_memory() // ranks_here(world)
     if config.engine.device_memory_gib is not None:
-        return replace(_stated(config, on_gpu=on_gpu), gpu=name)
+        return replace(_stated(config, on_gpu=on_gpu), gpu=name, host=host)
     if on_gpu:
         free, _ = torch.cuda.mem_get_info()
-        return DeviceMemory(free, f"free on {name}", on_gpu, name)
-    share = host_share(ranks_here(world))
-    return share if share.size is None else replace(share, size=share.size + _resident())
+        return DeviceMemory(free, f"free on {name}", on_gpu, name, host)
+    own = psutil.Process().memory_info().rss  # of what it may use
+    return replace(host_share(ranks_here(world)), size=host + own)
 
 
 def host_share(processes: int) -> DeviceMemory:
     """This machine's available memory divided by ``processes`` that want it."""
-    available = available_host_memory()
-    if available is None:
-        return DeviceMemory(None, "this system does not say; state engine.device_memory_gib", on_gpu=False)
     sharing = f", shared by {processes} processes" if processes > 1 else ""
-    return DeviceMemory(available // processes, f"available on this machine{sharing}", on_gpu=False)
+    return DeviceMemory(available_host_memory() // processes, f"available on this machine{sharing}", on_gpu=False)
 
 
-def available_host_memory() -> int | None:
+def available_host_memory() -> int:
     """Bytes that new processes may use: the system's, or less where a control group (Slurm, a container) says so."""
-    try:
-        fields = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines())
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    return min([available, *_left_in_control_groups()])
+    return min([psutil.virtual_memory().available, *_left_in_control_groups()])
 
 
 def _stated(config: RunConfig, *, on_gpu: bool) -> DeviceMemory:
@@ -190,13 +186,9 @@ def _stated(config: RunConfig, *, on_gpu: bool) -> DeviceMemory:
     return DeviceMemory(int((size or 0) * GIB), "engine.device_memory_gib", on_gpu)
 
 
-def _resident() -> int:
-    """Bytes this process has in memory already; its own part of what it may use."""
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _left_in_control_groups() -> list[int]:
-    """What the limits of this process's group and of those above it leave (cgroup v2)."""
+    """What the limits of this process's group and of those above it leave (cgroup v2). Files that the system keeps in
+    memory count as used there, but make room for whoever needs it."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
     except OSError:
@@ -204,11 +196,14 @@ def _left_in_control_groups() -> list[int]:
     left = []
     for folder in [CGROUP / group, *(CGROUP / group).parents]:
         try:
-            limit, used = (
-                (folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
+            limit, used, parts = (
+                (folder / name).read_text(encoding="utf-8").strip()
+                for name in ("memory.max", "memory.current", "memory.stat")
             )
-            left += [max(0, int(limit) - int(used))] if limit != "max" else []
-        except (OSError, ValueError):
+            cached = dict(line.split() for line in parts.splitlines())
+            used_for_good = int(used) - int(cached["inactive_file"]) - int(cached["active_file"])
+            left += [max(0, int(limit) - used_for_good)] if limit != "max" else []
+        except (OSError, ValueError, KeyError):
             continue
     return left
 
@@ -224,7 +219,8 @@ class Placement:
 
     ``ds_config`` is a name in ds_configs/ or a path. ``micro_batch_size`` images pass through a device at a time,
     ``accumulation`` times for each step. ``memory`` is the estimate for one device, ``available`` what one has
-    (None = not known). ``reasons``: why it is so, a line each.
+    (None = not known); ``host_memory`` and ``host_available`` are the same of the host's memory, where states are
+    offloaded to it. ``reasons``: why it is so, a line each.
     """
 
     world_size: int
@@ -239,15 +235,27 @@ class Placement:
     memory: MemoryEstimate
     available: int | None
     reasons: tuple[str, ...]
+    host_memory: int = 0
+    host_available: int | None = None
 
     @property
     def fits(self) -> bool:
         """Whether the estimate leaves the spare part of the device's memory free."""
-        return self.available is None or self.memory.total <= FILL * self.available
+        return not self._lacks_host_memory and (self.available is None or self.memory.total <= FILL * self.available)
+
+    @property
+    def _lacks_host_memory(self) -> bool:
+        return self.host_available is not None and self.host_memory > self.host_available
 
     @property
     def problem(self) -> str | None:
-        """Why this should not be started, if the device cannot hold it at all."""
+        """Why this should not be started, if the device, or the host that it offloads to, cannot hold it at all."""
+        if self._lacks_host_memory:
+            return (
+                f"needs about {gib(self.host_memory)} of the host's memory per device, as it offloads to it, of the"
+                f" {gib(self.host_available or 0)} there are; more devices, or a smaller model.size would fit;"
+                " force=true starts it all the same"
+            )
         if self.available is None or self.memory.total <= self.available:
             return None
         return (

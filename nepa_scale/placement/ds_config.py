@@ -104,9 +104,18 @@ def zero_stage(name: str) -> int:
 
 def offloads(name: str) -> bool:
     """Whether the file called ``name`` keeps the optimiser's state out of the device's memory."""
+    return _optimiser_on(name) != "none"
+
+
+def offloads_to_host(name: str) -> bool:
+    """Whether the file called ``name`` keeps the optimiser's state in the host's memory."""
+    return _optimiser_on(name) == "cpu"
+
+
+def _optimiser_on(name: str) -> Any:
     zero = read(find(name)).get("zero_optimization")
     target = zero.get("offload_optimizer") if isinstance(zero, dict) else None
-    return isinstance(target, dict) and target.get("device", "none") != "none"
+    return target.get("device", "none") if isinstance(target, dict) else "none"
 
 
 def find(name: str) -> Path:
@@ -159,7 +168,7 @@ def _problems(content: dict[str, Any], config: RunConfig, task: str) -> list[str
         *_precision_problems(content, precision),
         *_stage_problems(zero, precision),
         *(_muon_problems(zero, task) if config.task_config(task).optimizer == "muon" else []),
-        *(_average_problems(content, task) if config.task_config(task).ema_decay else []),
+        *(_average_problems(zero, task) if config.task_config(task).ema_decay else []),
         *(_saving_problems(zero) if config.checkpoint.every else []),
     ]
 
@@ -195,6 +204,12 @@ def _precision_problems(content: dict[str, Any], precision: str) -> list[str]:
     stage = content.get("zero_optimization", {}).get("stage")
     if precision == "bf16" and content.get("data_types", {}).get("grad_accum_dtype") == "fp32" and stage == 1:
         problems.append("data_types.grad_accum_dtype=fp32 at stage 1 in bf16 hides the fp32 weights; use stage 2")
+    problems += [
+        f"{section}.{key} leaves no fp32 copy of the training's state, which is what a checkpoint holds; drop it"
+        for section in SIXTEEN_BIT
+        for key, value in content.get(section, {}).items()
+        if value and key.endswith(("_master_weights_and_grads", "_optimizer_states"))
+    ]
     return problems
 
 
@@ -232,14 +247,8 @@ def _saving_problems(zero: dict[str, Any]) -> list[str]:
     return []
 
 
-def _average_problems(content: dict[str, Any], task: str) -> list[str]:
+def _average_problems(zero: dict[str, Any], task: str) -> list[str]:
     """What keeps the fp32 weights out of reach of a moving average."""
-    zero = content.get("zero_optimization", {})
-    problems = []
     if any(zero.get(key, {}).get("device") == "nvme" for key in OFFLOADS):
-        problems.append(f"weights offloaded to nvme cannot be averaged; offload to cpu, or {task}.ema_decay=0")
-    for name in ("bf16", "fp16"):
-        key = f"{name}_master_weights_and_grads"
-        if content.get(name, {}).get(key):
-            problems.append(f"{name}.{key} leaves no fp32 weights to average; drop it, or {task}.ema_decay=0")
-    return problems
+        return [f"weights offloaded to nvme cannot be averaged; offload to cpu, or {task}.ema_decay=0"]
+    return []

@@ -70,8 +70,14 @@ def in_name(word: str, name: str) -> bool:
     return word.upper() in re.split(r"[^A-Z0-9]+", name.upper())
 
 
+def _is_part(name: str) -> bool:
+    """Whether a GPU is a part of one (NVIDIA's MIG), of which what is stated for the whole is not true."""
+    return in_name("MIG", name)
+
+
 def _entry(name: str) -> _Stated | None:
-    return next((entry for entry in _PEAKS if all(in_name(word, name) for word in entry.names)), None)
+    known = () if _is_part(name) else _PEAKS
+    return next((entry for entry in known if all(in_name(word, name) for word in entry.names)), None)
 
 
 def _of_precision(entry: _Stated, precision: str, tf32: bool) -> float | None:
@@ -112,7 +118,7 @@ _LINKS = (
 
 def stated_links(name: str) -> Links | None:
     """What is stated for the GPU called ``name``; None where nothing is known."""
-    return next((links for links in _LINKS if in_name(links.name, name)), None)
+    return next((links for links in _LINKS if in_name(links.name, name) and not _is_part(name)), None)
 
 
 def linked_devices() -> list[str]:

@@ -167,6 +167,11 @@ def estimate(
     return MemoryEstimate(weights, gradients, optimiser, average, at_peak, buffers, process, moment)
 
 
+def offloaded_bytes(work: Workload, world_size: int) -> int:
+    """Host memory of one of ``world_size`` GPUs whose states are there: weight, both moments and gradient in fp32."""
+    return -(-(MOMENTS + 2 * FP32) * work.params // world_size)
+
+
 def _gradients(
     work: Workload, stage: int, size: int, trained: int, accumulation: int, bucket: int, live: int, *, alone: bool
 ) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -38,7 +38,7 @@ def place(config: RunConfig, task: str, world_size: int, device: DeviceMemory) -
     placements = [_with_memory(config, task, work, choice, world_size, device) for choice in choices]
     ordered = sorted(placements, key=_times(config, task, work, device))
     fitting = next((placement for placement in ordered if placement.fits), None)
-    chosen = fitting or min(ordered, key=lambda placement: placement.memory.total)
+    chosen = fitting or min(ordered, key=lambda placement: (placement.problem is not None, placement.memory.total))
     return replace(chosen, reasons=tuple(_reasons(config, chosen, ordered, device)))
 
 
@@ -124,6 +124,7 @@ def _with_memory(
     """A choice with its memory."""
     of_device = max(1, config.task_config(task).batch_size // world_size)
     stage, offload = ds_config.zero_stage(choice.ds_config), ds_config.offloads(choice.ds_config)
+    to_host = device.on_gpu and ds_config.offloads_to_host(choice.ds_config)
     blank = memory.MemoryEstimate(0, 0, 0, 0, 0, 0, 0, "")
     placement = Placement(
         world_size=world_size,
@@ -138,6 +139,8 @@ def _with_memory(
         memory=blank,
         available=device.size,
         reasons=(),
+        host_memory=memory.offloaded_bytes(work, world_size) if to_host else 0,
+        host_available=device.host,
     )
     sizes = ds_config.communication_sizes(placement)
     estimate = memory.estimate(
@@ -176,7 +179,7 @@ def _reasons(config: RunConfig, chosen: Placement, ordered: list[Placement], dev
             yield f"ZeRO stage {chosen.zero_stage}{offloading}: {lower[-1]} would need {gib(saved.total)}{room}"
         elif engine.precision in ds_config.SIXTEEN_BIT:
             yield f"ZeRO stage 1: the lowest that DeepSpeed trains rightly in {engine.precision}"
-        else:
+        elif chosen.fits:
             yield "ZeRO stage 0: it is the fastest, and its memory is there"
     larger = min((p.micro_batch_size for p in ordered if p.micro_batch_size > chosen.micro_batch_size), default=None)
     if config.micro_batch_size is not None:

@@ -67,13 +67,14 @@ def agree(resolved: ResolvedTask, task_dir: Path, world: World, device: torch.de
     """The task that all ranks train: rank 0's, on the least memory that any of them has; every rank calls this.
 
     A GPU's memory is known only now. The placement is written beside the task's files, and a training that continues
-    on as many devices keeps it, however much memory there is by then: another micro-batch would round differently.
+    on as many devices keeps it while it fits, however much memory there is by then: another micro-batch would round
+    differently.
     """
     on_gpu = resolved.device.on_gpu or device.type == "cuda"  # torch may find one that its files did not show
     own = measured(resolved.config, world) if on_gpu else resolved.device
     first, memory = gather_objects((resolved, own))[0]
-    least = -max_over_ranks(-(own.size or 0), device) or None
-    agreed = _on_memory(first, world.size, replace(memory, size=least))
+    least, host = (-max_over_ranks(-(size or 0), device) or None for size in (own.size, own.host))
+    agreed = _on_memory(first, world.size, replace(memory, size=least, host=host))
     if world.is_main:
         write_json(task_dir / NAME, asdict(agreed.placement))
     return agreed
@@ -103,10 +104,16 @@ def remedy(resolved: ResolvedTask) -> str:
 
 
 def _placed(config: RunConfig, earlier: Mapping[str, Any], world_size: int, device: DeviceMemory) -> ResolvedTask:
-    continued = earlier.get("world_size") == world_size
-    placement = place(_restated(config, earlier) if continued else config, config.task, world_size, device)
-    if continued:
-        placement = replace(placement, reasons=("as it was when this training began", *placement.reasons))
+    placement = None
+    if earlier.get("world_size") == world_size:
+        placement = place(_restated(config, earlier), config.task, world_size, device)
+        others = [key for key in KEPT if getattr(placement, key) != earlier[key]]
+        but = f", but for {' and '.join(others)}" if others else ""
+        placement = replace(placement, reasons=(f"as it was when this training began{but}",))
+    if placement is None or placement.problem is not None:
+        anew = place(config, config.task, world_size, device)
+        reasons = ("no longer fits as it began", *anew.reasons) if placement is not None else anew.reasons
+        placement = replace(anew, reasons=reasons)
     recomputing = placement.activation_checkpointing
     cost = task_cost(config, config.task, activation_checkpointing=recomputing)
     deepspeed = ds_config.resolve(config, config.task, placement)
@@ -118,7 +125,7 @@ def _on_memory(resolved: ResolvedTask, world_size: int, memory: DeviceMemory) ->
 
     On less memory the first placement that fits is still the first, if it fits.
     """
-    placement = replace(resolved.placement, available=memory.size)
+    placement = replace(resolved.placement, available=memory.size, host_available=memory.host)
     same_kind = (memory.on_gpu, memory.gpu) == (resolved.device.on_gpu, resolved.device.gpu)
     if same_kind and (memory.size == resolved.device.size or placement.fits):
         return replace(resolved, placement=placement)

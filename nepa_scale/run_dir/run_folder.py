@@ -19,7 +19,7 @@ from nepa_scale.config.schema import RunConfig
 from nepa_scale.data import layout
 from nepa_scale.data.preprocessing import BY_DATASET, Standardisation
 from nepa_scale.run_dir.status import read_status
-from nepa_scale.utils.errors import ConfigError, RunError, shortened
+from nepa_scale.utils.errors import ConfigError, RunError, changes
 from nepa_scale.utils.files import file_in_the_way, read_json, write_json
 
 WEIGHTS_NAME = "model.safetensors"
@@ -87,12 +87,6 @@ def is_finished(task_dir: Path) -> bool:
     """Whether the task has its result and says so."""
     status = read_status(task_dir)
     return status is not None and status.state == "finished" and (task_dir / "result.json").is_file()
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The keys in which settings differ, with both values; empty where they are the same."""
-    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return shortened(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
 
 
 LOCK_NAME = ".config.yaml.lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.run_dir.status import Status, now, read_status, write_status
 from nepa_scale.training.trackers import TrackedTask, Trackers
 from nepa_scale.utils.files import write_atomically, write_json
-from nepa_scale.utils.progress import StepDisplay
+from nepa_scale.utils.progress import StepDisplay, logger
 
 STATUS_INTERVAL_SECONDS = 2.0
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
@@ -42,7 +43,7 @@ class RunLogger:
 
     def __init__(self, task_dir: Path, config: RunConfig, world: World, *, start: int, total_steps: int) -> None:
         """Continue the record of a task whose training goes on after step ``start``."""
-        self._task_dir, self._total_steps, self._is_main = task_dir, total_steps, world.is_main
+        self._task_dir, self._total_steps = task_dir, total_steps
         self._batch_size = config.task_config().batch_size
         status = read_status(task_dir)
         self._attempt = 1 + (status.attempt if status is not None else 0)
@@ -84,11 +85,25 @@ class RunLogger:
         return any(row["step"] == done and _is_evaluation(row) for row in self.rows)
 
     def status(self, state: str, step: int, problem: str | None = None) -> None:
-        """Write how the task stands; ``problem``: what went wrong without ending it."""
+        """Write how the task stands; ``problem``: what went wrong without ending it.
+
+        A full disk keeps nobody from training, but raises ``OSError`` where a task has ``finished``.
+        """
         self._status_written = time.perf_counter()
-        if self._is_main:
-            total, attempt = self._total_steps, self._attempt
-            write_status(self._task_dir, Status(state, step=step, steps_total=total, attempt=attempt, error=problem))
+        if self._log is not None:
+            status = Status(state, step, self._total_steps, self._attempt, problem)
+            write = functools.partial(write_status, self._task_dir, status)
+            write() if state == "finished" else self._log.tolerate(write)
+
+    def make_durable(self) -> None:
+        """Have what is logged outlive a power cut, as the checkpoint of the same step does."""
+        if self._log is not None:
+            self._log.make_durable()
+
+    def require_all_rows(self) -> None:
+        """Raise ``OSError`` where rows cannot be written even now."""
+        if self._log is not None:
+            self._log.flush()
 
     def close(self) -> None:
         """Leave the terminal and the files as they should be."""
@@ -104,6 +119,7 @@ class RunLogger:
 class MetricsLog:
     """Appends rows to ``metrics.jsonl``, one object a line, and sends them to the trackers.
 
+    Rows for which the disk has no room are kept, and written with the next for which it has.
     On resume the rows that will be written again are dropped: those after the checkpoint's step, and a last
     evaluation whose result was not written.
     """
@@ -117,7 +133,8 @@ class MetricsLog:
             if row["step"] <= resume_at and not (row["step"] == final_step and _is_evaluation(row))
         ]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
+        self._unwritten, self._has_failed = b"", False
 
     def send_to(self, trackers: Trackers) -> None:
         """Send the rows written from now on to ``trackers`` as well."""
@@ -125,16 +142,40 @@ class MetricsLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; it must have a ``step``."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._unwritten += f"{json.dumps(row)}\n".encode()
+        self.tolerate(self.flush)
         if self._trackers is not None:
             self._trackers.log(row)
 
+    def flush(self) -> None:
+        """Write what is not written yet; of a line that was cut off, the rest. Raises ``OSError`` where it cannot."""
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+    def make_durable(self) -> None:
+        """Flush to the disk itself."""
+        self.tolerate(self._flush_to_disk)
+
+    def _flush_to_disk(self) -> None:
+        self.flush()
+        os.fsync(self._file.fileno())
+
     def close(self, result: Path | None = None) -> None:
         """Flush and release the files; trackers get the task's ``result`` if it has one."""
+        self.tolerate(self.flush)
         self._file.close()
         if self._trackers is not None:
             self._trackers.finish(result)
+
+    def tolerate(self, write: Callable[[], None]) -> None:
+        """Call ``write``; that the disk refuses is told the first time, and no reason to end a training."""
+        try:
+            write()
+        except OSError as error:
+            if not self._has_failed:
+                where, why = self._path.parent, error.strerror
+                logger.error("%s: %s: the record of this training is written as soon as there is room", where, why)
+            self._has_failed = True
 
 
 def _is_evaluation(row: dict[str, Any]) -> bool:

@@ -60,7 +60,7 @@ def run_task(
         world,
         task_dir,
         timeout_seconds=60 * engine.timeout_minutes,
-        store=rendezvous.connect(world, engine.rendezvous_seconds) if world.size > 1 else None,
+        store=rendezvous.connect(world, engine.rendezvous_seconds) if world.size > 1 else store,
         record=record,
     )
     watchdog.start()

@@ -24,13 +24,14 @@ from nepa_scale.engine.engine import Engine, StepResult
 from nepa_scale.optim.optimizer import group_schedules, num_params
 from nepa_scale.perf.profiling import Profiling
 from nepa_scale.perf.throughput import Throughput, compile_backbone, report_attention
+from nepa_scale.placement.ds_config import offloads
 from nepa_scale.placement.resolved import ResolvedTask
 from nepa_scale.run_dir.run_folder import AVERAGE_NAME, WEIGHTS_NAME
 from nepa_scale.tasks.task import StoppedError, Task
 from nepa_scale.training.batches import Batches
 from nepa_scale.training.monitors import LOWER_RATE, REMEDY, SkippedSteps, TrainingMonitor
 from nepa_scale.training.run_logger import RunLogger, write_result
-from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError
+from nepa_scale.utils.errors import NAMES_SHOWN, DataLostError, DivergedError, MilestoneError, RunError
 from nepa_scale.utils.progress import logger
 from nepa_scale.weights.initial import source_of
 
@@ -79,13 +80,15 @@ class Trainer:
         with self.engine.readable():
             task.prepare(world, device)
         in_background = config.checkpoint.asynchronous
+        # A copy of the state that is written meanwhile: in host memory, which may be full of the state itself.
+        has_room = device.type == "cuda" and not offloads(resolved.placement.ds_config)
         self._kept_steps = learning_rate.kept_steps(config.checkpoint.keep_steps)
         self._checkpoints = Checkpoints(
             task_dir / "checkpoints",
             self.engine.state,
             world,
             keep=config.checkpoint.keep,
-            asynchronous=device.type == "cuda" if in_background is None else in_background,
+            asynchronous=in_background if in_background is not None else has_room,
             kept_steps=self._kept_steps,
             run_id=config.run_id,
             settings=config.identity((task.name,)),
@@ -222,6 +225,7 @@ class Trainer:
                 weights = f"the weights after step {done} are not finite and were not saved"
                 raise DivergedError(f"diverged: {weights}; {REMEDY}")
             self._note_faults(done)
+            self._run_logger.make_durable()
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             with self._profiling.part("checkpoint"):
                 self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
@@ -234,6 +238,7 @@ class Trainer:
 
         Raises:
             DivergedError: on every rank, where a metric is no finite number: such a task is not finished.
+            RunError: where a file cannot be written.
         """
         metrics, details = self._record_evaluation(self.total_steps)
         if non_finite := [name for name, value in metrics.items() if not math.isfinite(value)]:  # the same on all ranks
@@ -249,6 +254,17 @@ class Trainer:
             return
         if (remark := self.task.remark(metrics)) is not None:
             logger.warning("%s: %s", self.task.name, remark)
+        try:
+            self._write_result(metrics, details)
+        except OSError as error:
+            problem = f"{self.task_dir}: the result cannot be written: {error.strerror}"
+            raise RunError(f"{problem}; make room, and the same command tries again") from error
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), shown)
+        self._illustrate()
+
+    def _write_result(self, metrics: dict[str, float], details: dict[str, Any]) -> None:
+        self._run_logger.require_all_rows()
         write_result(
             self.task_dir,
             self.resolved,
@@ -264,9 +280,6 @@ class Trainer:
             startup_seconds=self._run_logger.startup_seconds,
         )
         self._run_logger.status("finished", self.total_steps)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        logger.info("%s: finished on %s  %s", self.task.name, describe_data(self.config), shown)
-        self._illustrate()
 
     def _export(self, name: str) -> None:
         names = self.engine.module.state_dict(keep_vars=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NAMES_SHOWN = 5
 
@@ -64,6 +65,12 @@ def shortened(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The keys in which settings differ, with both values; empty where they are the same."""
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return shortened(f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in differing)
 
 
 def first_line(error: BaseException) -> str:

@@ -30,6 +30,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_leftovers(path: Path) -> None:
+    """Remove what killed processes left of ``path`` half-written; nobody else may be writing it now."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary name beside ``path``, flush it to disk, then rename it into place."""
     with replacing(path) as file:

@@ -63,6 +63,15 @@ class ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
+class LogFile(logging.FileHandler):
+    """The messages in a file, as far as the disk has room: they are on standard error, too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing of a full disk, which would be a stack for each message."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 def start_logging(task_dir: Path, on: Console = console) -> None:
     """Send the project's messages to standard error and to the task's ``log.txt``."""
     logger.setLevel(logging.INFO)
@@ -70,7 +79,7 @@ def start_logging(task_dir: Path, on: Console = console) -> None:
     formatter = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for handler in (
         ConsoleHandler(on),
-        logging.FileHandler(task_dir / "log.txt", encoding="utf-8", errors="backslashreplace"),
+        LogFile(task_dir / "log.txt", encoding="utf-8", errors="backslashreplace"),
     ):
         handler.setFormatter(formatter)
         logger.addHandler(handler)

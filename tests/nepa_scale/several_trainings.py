@@ -67,7 +67,8 @@ def main(commands: list[list[str]]) -> None:
         task_dir.mkdir(parents=True, exist_ok=True)
         if world.is_main:
             progress.start_logging(task_dir)
-        watchdog = Watchdog(world, task_dir, timeout_seconds=600, store=None, record=lambda _: None)
+        store = torch.distributed.HashStore()
+        watchdog = Watchdog(world, task_dir, timeout_seconds=600, store=store, record=lambda _: None)
         runner._run(resolve(config, task_dir, world), run_dir, world, device, stop, watchdog)
         process_group.barrier()
         progress.logger.handlers.clear()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from pathlib import Path
 
 import pytest
+from full_disk import largest_file
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from nepa_scale.utils import progress
-from nepa_scale.utils.progress import StepDisplay, make_console, text_column
+from nepa_scale.utils.progress import LogFile, StepDisplay, make_console, text_column
 
 FIGURES = {"loss": -0.12345, "lr": 0.0012, "grad_norm": 1.2345, "images_per_second": 1234.0, "mfu": 0.3456}
 TEXTS = ["loss -0.1235", "lr 0.0012", "grad_norm 1.234", "images_per_second 1234", "mfu 0.3456"]
@@ -137,3 +139,15 @@ def test_no_name_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> N
     """Escape sequences, bells and carriage returns are shown as dots."""
     make_console(120).print("a\x1b[31mb\x07c\rd\x9be")
     assert capsys.readouterr().out == "a·[31mb·c·d·e\n"
+
+
+def test_full_disk_is_no_stack_for_each_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """K2: messages for which ``log.txt`` has no room are on the terminal; nothing comes in between, but for mistakes of
+    our own."""
+    handler = LogFile(tmp_path / "log.txt")
+    with largest_file(0):
+        handler.handle(logging.makeLogRecord({"msg": "step 1"}))
+    assert not capsys.readouterr().err
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("one",)}))
+    assert "TypeError" in capsys.readouterr().err
+    handler.close()

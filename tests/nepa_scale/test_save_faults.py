@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
+from injecting import BEFORE_STEP, ends, start_with
 from launching import REPOSITORY, clean_environment, start, train
 from small_training import SmallTraining, newest_step
 
@@ -195,6 +196,56 @@ def test_training_on_a_full_disk(tmp_path: Path, digits_root: Path) -> None:
     assert newest_whole(folder) == 6
 
 
+NO_ROOM = """
+import resource
+def fault(step):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    raise RuntimeError("the fault of this test")
+"""
+NO_ROOM_FOR_ROWS = """
+from nepa_scale.training import run_logger
+begin = run_logger.MetricsLog.__init__
+def begun(self, *arguments, **options):
+    begin(self, *arguments, **options)
+    self._file = open("/dev/full", "ab", buffering=0)
+run_logger.MetricsLog.__init__ = begun
+"""
+
+
+def words_of(digits_root: Path, run_dir: Path) -> list[str]:
+    """A pre-training of three steps."""
+    words = ["task=pretrain", "model=femto", f"data.root={digits_root}", f"run_dir={run_dir}", "pretrain.steps=3"]
+    return [*words, "pretrain.batch_size=16", "log.every=1", "log.tensorboard=false", "log.pictures=0"]
+
+
+@pytest.mark.slow(seconds=3)
+def test_full_disk_hides_no_other_failure(tmp_path: Path, digits_root: Path) -> None:
+    """K2: what ended the task is what is shown, and its code, where it cannot be put on record."""
+    fault = {"FAULT_RANK": "0", "FAULT_STEP": "1"}
+    [ended] = ends([start_with(NO_ROOM + BEFORE_STEP, words_of(digits_root, tmp_path), **fault)])
+    assert ended.code == 1, ended.output
+    assert ended.output.splitlines()[-1] == "error: RuntimeError: the fault of this test"
+    assert "that it failed cannot be written: File too large" in ended.output
+
+
+@pytest.mark.slow(seconds=3)
+def test_task_whose_rows_find_no_room_is_not_finished(tmp_path: Path, digits_root: Path) -> None:
+    """K2: training goes on without a log, and its end fails with one line; with room the same command finishes it."""
+    words = words_of(digits_root, tmp_path)
+    [ended] = ends([start_with(NO_ROOM_FOR_ROWS, words)])
+    assert ended.code == 2, ended.output
+    [line] = [line for line in ended.output.splitlines() if line.startswith("error: ")]
+    assert line == (
+        f"error: {tmp_path}/pretrain: the result cannot be written: No space left on device; make room, and the same"
+        " command tries again"
+    )
+    assert ended.output.count("No space left on device: the record of this training is written as soon as") == 1
+    assert json.loads((tmp_path / "pretrain" / "status.json").read_text())["error"] == line.removeprefix("error: ")
+    assert not (tmp_path / "pretrain" / "result.json").exists()
+    train(words)
+    assert (tmp_path / "pretrain" / "result.json").is_file()
+
+
 def newest_whole(folder: Path) -> int:
     """The step of the newest checkpoint whose files are there."""
     return max(manifest.read(path).step for path in manifest.tags(folder))
@@ -284,5 +335,5 @@ def test_failed_deletion_is_no_failed_save(training: SmallTraining, monkeypatch:
 
 def test_wrong_length_is_caught_where_it_is_written(tmp_path: Path) -> None:
     """A state that changes its shape between being listed and being written is an error, not a file."""
-    with pytest.raises(ValueError, match=r"\[3\] instead of .* \(2,\)"):
+    with pytest.raises(ValueError, match=r"\[3\] instead of .* \[2\]"):
         shards.write_shard(tmp_path / "file", [shards.Slice("a", 0, 2)], [torch.zeros(3)])

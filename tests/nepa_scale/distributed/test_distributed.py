@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
+from launching import clean_environment
 
 from nepa_scale.distributed.world import (
     LAUNCHER_VARIABLES,
@@ -256,3 +259,33 @@ def test_cores_are_shared_out(
         environment.setenv("OMP_NUM_THREADS", given)
     read_environment()
     assert os.environ["OMP_NUM_THREADS"] == (expected or str(len(os.sched_getaffinity(0))))
+
+
+#: As torchrun does: it sets the variable as it runs, and its ranks find it.
+TORCHRUN = """
+import os, subprocess, sys
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+rank = "import os; from nepa_scale.distributed.world import read_environment; read_environment();"
+rank += "print(os.environ['OMP_NUM_THREADS'])"
+place = dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="a", MASTER_PORT="1")
+subprocess.run([sys.executable, "-c", rank], env={**os.environ, **place, "TORCHELASTIC_RUN_ID": "none"}, check=True)
+"""
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), ("1", "1"), ("3", "3")])
+def test_cores_are_shared_out_under_torchrun(given: str | None, expected: str | None) -> None:
+    """One thread is torchrun's own choice for every rank, not that of a user who says nothing; who says 1 gets 1."""
+    environment = clean_environment()
+    del environment["OMP_NUM_THREADS"]
+    if given is not None:
+        environment["OMP_NUM_THREADS"] = given
+    command = [sys.executable, "-c", TORCHRUN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (expected or str(len(os.sched_getaffinity(0))))
+
+
+def test_ranks_of_torchrun_share_a_task_of_slurm(environment: pytest.MonkeyPatch) -> None:
+    """srun starts torchrun, whose ranks have its cores together."""
+    launched(environment, WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", SLURM_CPUS_PER_TASK="32")
+    read_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "8"

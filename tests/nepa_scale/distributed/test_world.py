@@ -7,14 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import warm
 from injecting import Ended, ends, start_with
-from launching import free_port
+from launching import REPOSITORY, clean_environment, free_port
 
 from nepa_scale.distributed.process_group import check_gpus
 from nepa_scale.distributed.world import World
 from nepa_scale.run_dir.status import read_status
 from nepa_scale.utils.errors import RankError
 
+TIMEOUTS = """
+from nepa_scale.distributed import process_group
+from nepa_scale.distributed.world import read_environment
+process_group.initialise(read_environment(), timeout_minutes=7)
+import torch
+from deepspeed.utils import groups
+for group in (torch.distributed.group.WORLD, groups._get_data_parallel_group()):
+    print(group._get_backend(torch.device("cpu")).options._timeout)
+"""
 SECONDS = 3  # engine.rendezvous_seconds of these tests; 60 by default
 
 
@@ -143,3 +153,10 @@ def test_two_ranks_with_one_gpu(uuids: str, shared: str | None) -> None:
     host = socket.gethostname()
     expected = f"environment: ranks {shared} have the same GPU of {host}; start fewer ranks there"
     assert complaints == {expected if shared else None}
+
+
+def test_zero_waits_as_long_as_we_do() -> None:
+    """DeepSpeed's own group of all ranks has our timeout, not torch's: a rank that waits longer than that for a slow
+    one would end the job, whatever ``engine.timeout_minutes`` says."""
+    done = warm.run(["-c", TIMEOUTS], cwd=REPOSITORY, env=clean_environment())
+    assert done.stdout.splitlines()[-2:] == ["0:07:00"] * 2, done.stderr

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import itertools
 import random
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 from deepspeed.runtime.fp16 import loss_scaler
-from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
-from safetensors import SafetensorError, safe_open
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from full_disk import largest_file
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from small_training import SmallTraining
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
+from nepa_scale.engine.engine import let_scale_stay
 from nepa_scale.engine.master_weights import ParameterSlice, slice_of_rank
-from nepa_scale.engine.shards import (
-    Entry,
-    SafetensorsWriter,
-    ShardReader,
-    Slice,
-    export_tensors,
-    record_of,
-    write_shard,
-)
+from nepa_scale.engine.shards import ShardReader, Slice, export_tensors, record_of, write_shard
 from nepa_scale.utils.errors import RunError
 
 SIZES = {"a": 1, "b": 7, "c": 64, "d": 1000}
@@ -144,6 +135,31 @@ def test_loss_scale_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert two.loss_scale == one.loss_scale
 
 
+def smallest_scale() -> DynamicLossScaler:
+    """A dynamic loss scale that cannot become smaller."""
+    return DynamicLossScaler(
+        init_scale=1.0, scale_window=4, min_scale=1.0, delayed_shift=1, consecutive_hysteresis=False
+    )
+
+
+def test_steps_are_skipped_at_the_smallest_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N7: the scale stays, so such a step counts as one that did not search for it; DeepSpeed would raise an error."""
+    monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 1)
+    optimizer = SimpleNamespace(loss_scaler=smallest_scale())
+    let_scale_stay(optimizer)
+    optimizer.loss_scaler.update_scale(overflow=True)
+    assert optimizer.loss_scaler.loss_scale == 1.0
+
+
+def test_a_stated_loss_scale_is_kept_on_a_resume(tmp_path: Path) -> None:
+    """A checkpoint's dynamic scale says nothing to a file that states a scale of its own."""
+    one, two = SmallTraining(tmp_path), SmallTraining(tmp_path)
+    one.state._loss_scaler, two.state._loss_scaler = smallest_scale(), LossScaler(128)
+    one.save(1)
+    assert two.checkpoints.load_newest() == 1
+    assert vars(two.state._loss_scaler) == vars(LossScaler(128))
+
+
 TENSORS = {
     "weight": torch.arange(6.0).view(2, 3),
     "transposed": torch.arange(6.0).view(2, 3).T,
@@ -156,61 +172,43 @@ TENSORS = {
 }
 
 
-def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write all of ``tensors``."""
-    entries = {name: Entry(value.dtype, value.shape) for name, value in tensors.items()}
-    with SafetensorsWriter(path, entries, metadata) as file:
-        for value in tensors.values():
-            file.write(value)
+def write_file(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write all of ``tensors``; a parameter gathers to itself."""
+    export_tensors(path, tensors, lambda parameter: parameter.detach(), World())
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt", "näme": "wert"}])
 @pytest.mark.parametrize("names", [list(TENSORS), ["scalar"], []])
-def test_library_reads_what_was_written(tmp_path: Path, names: list[str], metadata: dict[str, str] | None) -> None:
-    """Values, types and shapes of every kind of tensor, also of none at all, and the metadata."""
+def test_library_reads_what_was_written(tmp_path: Path, names: list[str]) -> None:
+    """Values, types and shapes of every kind of tensor, also of none at all."""
     path = tmp_path / "new" / "model.safetensors"
     tensors = {name: TENSORS[name] for name in names}
-    write_file(path, tensors, metadata)
+    write_file(path, tensors)
     found = safetensors.torch.load_file(path)
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value), name
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata() == metadata
     assert [each.name for each in path.parent.iterdir()] == ["model.safetensors"]
 
 
-@pytest.mark.parametrize(
-    ("tensors", "named"),
-    [([torch.zeros(3, 2)], "weight"), ([torch.zeros(2, 3).half()], "weight"), ([], "1 tensors were announced")],
-    ids=["shape", "type", "missing"],
-)
-def test_other_tensors_than_announced_leave_the_old_file(tmp_path: Path, tensors: list[Tensor], named: str) -> None:
+@pytest.mark.parametrize("gathered", [torch.zeros(3, 2), torch.zeros(2, 3).half()], ids=["shape", "type"])
+def test_other_tensors_than_announced_leave_the_old_file(tmp_path: Path, gathered: Tensor) -> None:
     """A file that would not be what its header says never takes the place of another, and leaves nothing behind."""
     path = tmp_path / "model.safetensors"
     write_file(path, {"old": torch.ones(1)})
-    with (
-        pytest.raises(ValueError, match=named),
-        SafetensorsWriter(path, {"weight": Entry(torch.float32, (2, 3))}) as file,
-    ):
-        for tensor in tensors:
-            file.write(tensor)
+    with pytest.raises(ValueError, match="weight"):
+        export_tensors(path, {"weight": torch.nn.Parameter(torch.zeros(2, 3))}, lambda _: gathered, World())
     assert list(safetensors.torch.load_file(path)) == ["old"]
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The kernel refuses to let files of this process grow beyond ``size`` bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+def test_export_removes_what_killed_ones_left(tmp_path: Path) -> None:
+    """Half a file of a process that was killed as it wrote does not stay for ever; other files do."""
+    for name in (".model.safetensors.4711.tmp", ".model_ema.safetensors.4711.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    write_file(tmp_path / "model.safetensors", {"new": torch.ones(1)})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".model_ema.safetensors.4711.tmp", "model.safetensors"]
 
 
 def test_export_that_cannot_be_written_still_gathers_everything(tmp_path: Path) -> None:

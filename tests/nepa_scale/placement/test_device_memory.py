@@ -16,31 +16,24 @@ from nepa_scale.placement.devices import available_host_memory, host_share, meas
 def test_available_memory_is_psutils() -> None:
     """Another library's reading of the same machine; less only where a control group limits this process."""
     available = available_host_memory()
-    assert available is not None
     assert 0 < available <= psutil.virtual_memory().available * 1.1
     assert available >= psutil.virtual_memory().available * 0.9 or devices._left_in_control_groups()
 
 
 def test_control_group_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Slurm or a container grants counts, not what the machine has: the tightest of all levels."""
+    """What Slurm or a container grants counts, not what the machine has: the tightest of all levels. Cached files
+    count as used there, and yet make room: after a data set was read, a group would seem to be full."""
     own = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
     (tmp_path / own).mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(devices, "CGROUP", tmp_path)
     for folder, limit in ((tmp_path / own, str(5 * 2**20)), (tmp_path, str(9 * 2**20))):
         (folder / "memory.max").write_text(limit)
-        (folder / "memory.current").write_text(str(2**20))
+        (folder / "memory.current").write_text(str(7 * 2**20))
+        (folder / "memory.stat").write_text(f"file {7 * 2**20}\ninactive_file {4 * 2**20}\nactive_file {2 * 2**20}\n")
     assert available_host_memory() == (4 if own else 8) * 2**20
     for folder in (tmp_path / own, tmp_path):
         (folder / "memory.max").write_text("max")
-    assert (available_host_memory() or 0) > 2**27
-
-
-def test_system_without_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system says nothing the size is unknown, and the remedy is named."""
-    monkeypatch.setattr(devices, "MEMINFO", tmp_path / "absent")
-    memory = host_share(2)
-    assert memory.size is None
-    assert "engine.device_memory_gib" in memory.source
+    assert available_host_memory() > 2**27
 
 
 def test_ranks_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -293,6 +293,21 @@ def test_file_that_is_not_there() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": False}},
+        {"bf16": {"bf16_master_weights_and_grads": False, "bf16_optimizer_states": True}},
+        {"fp16": {"fp16_master_weights_and_grads": True}},
+    ],
+)
+def test_file_without_fp32_state_is_refused(tmp_path: Path, section: dict[str, Any]) -> None:
+    """Such a training could not save: it is told before it starts, whether it saves regularly or not."""
+    name = written(tmp_path, **section, zero_optimization={"stage": 1})
+    (problem,) = problems_of(name, "engine.precision=bf16")
+    assert "leaves no fp32 copy of the training's state" in problem
+
+
 @pytest.mark.parametrize("average", ["pretrain.ema_decay=0", "pretrain.ema_decay=0.9999"])
 def test_optimiser_that_hides_its_fp32_weights_is_refused(tmp_path: Path, average: str) -> None:
     """DeepSpeed takes another class for it in bf16, which neither checkpoints nor averages find their way in."""
@@ -307,7 +322,6 @@ def test_optimiser_that_hides_its_fp32_weights_is_refused(tmp_path: Path, averag
     [
         ({"zero_optimization": {"stage": 3, "offload_optimizer": NVME}}, "offloaded to nvme"),
         ({"zero_optimization": {"stage": 3, "offload_param": NVME}}, "offloaded to nvme"),
-        ({"bf16": {"bf16_master_weights_and_grads": True}, "zero_optimization": {"stage": 1}}, "no fp32 weights"),
     ],
 )
 def test_moving_average_needs_fp32_weights_at_hand(tmp_path: Path, content: dict[str, Any], complaint: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nepa_scale.placement.gpus import stated_flops
+from nepa_scale.placement.gpus import stated_flops, stated_links, stated_memory
+
+PART = "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,14 @@ def test_the_makers_figure_of_a_known_gpu(name: str, precision: str, tf32: bool,
     assert stated_flops(name, precision, tf32=tf32) == pytest.approx(teraflops * 1e12)
 
 
-@pytest.mark.parametrize(("name", "precision"), [("Tesla V100-SXM2-32GB", "bf16"), ("Quadro", "fp16")])
+@pytest.mark.parametrize(("name", "precision"), [("Tesla V100-SXM2-32GB", "bf16"), ("Quadro", "fp16"), (PART, "bf16")])
 def test_what_no_maker_states_is_unknown(name: str, precision: str) -> None:
-    """A wrong peak would make every MFU wrong: an unknown GPU or a format without tensor cores is measured."""
+    """A wrong peak would make every MFU wrong: an unknown GPU or a format without tensor cores is measured, and so is
+    a part of a GPU."""
     assert stated_flops(name, precision, tf32=True) is None
+
+
+def test_a_part_of_a_gpu_has_no_figures_of_the_whole() -> None:
+    """Neither memory nor links of the whole are its own."""
+    assert (stated_memory(PART), stated_links(PART)) == (None, None)
+    assert stated_links(PART.partition(" MIG")[0]) is not None

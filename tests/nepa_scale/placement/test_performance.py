@@ -19,7 +19,7 @@ from nepa_scale.utils.errors import UserError
 def vit(width: int, depth: int, hidden: int, patch: int) -> Work:
     """A plain ViT on images of 224 pixels, with bidirectional attention and a GELU MLP."""
     arch = ladder.Architecture(width, depth, 16, patch, "gelu", hidden, "none", layer_scale=False, pos_embed="absolute")
-    flops, params = ladder.train_flops(arch, 224, causal=False), ladder.total_params(arch, 224)
+    flops, params = 3 * ladder.forward_flops(arch, 224, causal=False), ladder.total_params(arch, 224)
     again = ladder.block_flops(arch, 224)
     tensors = performance.TENSORS_OF_A_BLOCK * depth
     return Work(flops, again, width, ladder.num_tokens(arch, 224), params, params, tensors)

@@ -21,6 +21,7 @@ from nepa_scale.train import check, main
 from sweeps.launch import main as launch
 
 GIB = 2**30
+TINY = DeviceMemory(1, "of a test", on_gpu=True)
 
 
 def config_of(*words: str) -> RunConfig:
@@ -108,6 +109,7 @@ def test_too_large_is_told_with_its_remedy() -> None:
     assert alone.problem is not None
     assert "of the 8.00 GiB there are" in alone.problem
     assert "force=true" in alone.problem
+    assert not any("its memory is there" in reason for reason in alone.reasons)
     assert placed("model.size=giant", "engine.precision=bf16", devices=64, gib=24).problem is None
 
 
@@ -117,6 +119,26 @@ def test_offloading_comes_last_and_only_on_gpus() -> None:
     assert placed(*words, devices=2, gib=10).ds_config == "zero3_offload"
     assert placed(*words, devices=2, gib=10, on_gpu=False).ds_config != "zero3_offload"
     assert placed(*words, devices=2, gib=80).ds_config != "zero3_offload"
+
+
+def test_offloading_needs_memory_of_the_host() -> None:
+    """16 bytes for each parameter, shared by the ranks: where the host lacks them that is refused and named."""
+    config = config_of("model.size=giant", "engine.precision=bf16")
+    for stated in (config, config_of("model.size=giant", "engine.precision=bf16", "engine.ds_config=zero3_offload")):
+        found = [
+            place(stated, "pretrain", 2, DeviceMemory(10 * GIB, "of a test", on_gpu=True, host=host))
+            for host in (None, 64 * GIB, GIB)
+        ]
+        assert [each.host_memory == 8 * each.num_params for each in found] == [True] * 3
+        assert [each.problem is None for each in found] == [True, True, False]
+        assert "of the host's memory per device, as it offloads to it, of the 1.00 GiB there are" in str(
+            found[2].problem
+        )
+        assert not found[2].fits
+    whole = place(config_of("model.size=giant", "engine.precision=bf16", "engine.ds_config=zero3"), "pretrain", 2, TINY)
+    for size in (80 * GIB, int(whole.memory.total / 0.95)):  # there is room, or just enough
+        kept = place(config, "pretrain", 2, DeviceMemory(size, "of a test", on_gpu=True, host=GIB))
+        assert (kept.host_memory, kept.problem) == (0, None)
 
 
 def test_unknown_memory_is_not_guessed() -> None:

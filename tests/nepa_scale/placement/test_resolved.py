@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from nepa_scale.distributed.world import World
 from nepa_scale.placement import planner, resolved
 from nepa_scale.placement.devices import DeviceMemory
 from nepa_scale.placement.resolved import resolve
+from nepa_scale.utils.files import write_json
 
 GIB = 2**30
 
@@ -61,6 +62,25 @@ def test_less_memory_changes_a_placement_only_where_it_no_longer_fits(monkeypatc
         agreed = resolved._on_memory(task, 1, memory).placement
         assert replace(agreed, reasons=()) == replace(anew, reasons=())
     assert resolved._on_memory(task, 1, little).placement.micro_batch_size < task.placement.micro_batch_size
+
+
+def test_a_resume_on_less_memory_is_placed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What began with more memory goes on with a micro-batch that fits, and says so; a placement that is kept gives
+    itself out for nobody's setting."""
+    plenty, little = (DeviceMemory(size, "of a test", on_gpu=False) for size in (64 * GIB, GIB))
+    config = parse(["model=mini", "pretrain.batch_size=512"])
+    began = planner.place(config, "pretrain", 1, plenty)
+    write_json(tmp_path / resolved.NAME, asdict(began))
+    monkeypatch.setattr(resolved, "planned", lambda config, world: plenty)
+    assert resolve(config, tmp_path, World()).placement.reasons == ("as it was when this training began",)
+    stated = resolve(replace(config, micro_batch_size=8), tmp_path, World()).placement
+    assert stated.reasons == ("as it was when this training began, but for micro_batch_size",)
+    monkeypatch.setattr(resolved, "planned", lambda config, world: little)
+    anew = resolve(config, tmp_path, World())
+    assert anew.problem is None
+    assert anew.placement.micro_batch_size < began.micro_batch_size
+    assert anew.placement.reasons[0] == "no longer fits as it began"
+    assert not any("is given" in reason for reason in anew.placement.reasons)
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import largest_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nepa_scale.config.schema import RunConfig
+from nepa_scale.distributed.world import World
+from nepa_scale.run_dir.status import read_status
 from nepa_scale.training import run_logger
-from nepa_scale.training.run_logger import MetricsLog, read_rows
+from nepa_scale.training.run_logger import MetricsLog, RunLogger, read_rows
 from nepa_scale.training.trackers import TrackedTask, Trackers
 from nepa_scale.utils import progress
 
@@ -87,6 +90,52 @@ def test_row_is_on_disk_at_once(tmp_path: Path) -> None:
     log.write({"step": 1})
     assert steps_of(tmp_path) == [1]
     log.close()
+
+
+def test_rows_wait_for_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """K2: a full disk keeps rows back, the last one cut off in the file, and with room all of them are there, once; it
+    is told once. Who needs all rows is told of those that cannot be written."""
+    rows: list[dict[str, Any]] = [{"step": step, "loss": 0.25} for step in range(1, 6)]
+    progress.logger.propagate = True
+    log = MetricsLog(tmp_path, resume_at=0, final_step=100)
+    with largest_file(40):
+        for row in rows[:4]:
+            log.write(row)
+        log.make_durable()
+        assert (tmp_path / "metrics.jsonl").stat().st_size == 40
+        assert read_rows(tmp_path / "metrics.jsonl") == rows[:1]
+        with pytest.raises(OSError, match="File too large"):
+            log.flush()
+    log.write(rows[4])
+    log.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == rows
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}: File too large: the record of this training is written as soon as there is room"
+    ]
+
+
+def test_a_status_without_room_ends_no_training(tmp_path: Path) -> None:
+    """K2: training goes on beside a status that cannot be written; a task is not finished without it."""
+    logger = RunLogger(tmp_path, RunConfig(), World(), start=0, total_steps=9)
+    with largest_file(0):
+        logger.status("running", 1)
+        with pytest.raises(OSError, match="File too large"):
+            logger.status("finished", 9)
+    logger.status("running", 2)
+    logger.close()
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status.state, status.step) == ("running", 2)
+
+
+def test_a_save_makes_the_log_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows up to a checkpoint outlive a power cut as the checkpoint does."""
+    log = MetricsLog(tmp_path, resume_at=0, final_step=100)
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(Path(f"/proc/self/fd/{number}").resolve()))
+    log.make_durable()
+    log.close()
+    assert flushed == [tmp_path / "metrics.jsonl"]
 
 
 def test_resume_drops_the_rows_after_the_checkpoint(tmp_path: Path) -> None:
