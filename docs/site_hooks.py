@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -34,7 +35,8 @@ def _settings() -> str:
     """What ``nepa-train --help`` says, as a table for each section."""
     sections: dict[str, list[str]] = {"run": [], "model": [], "data": []}  # first
     for mark, key, default, meaning in re.findall(r"^([* ]) ([\w.]+)=(\S*) {2,}(.*)$", overrides.help_text(), re.M):
-        row = f"| {mark} | `{key}` | `{default}` | {meaning.replace('|', ', ')} |"
+        value = "null" if default == "NAME" else default
+        row = f"| {mark} | `{key}` | `{value}` | {html.escape(meaning).replace('|', ', ')} |"
         sections.setdefault(key.rpartition(".")[0] or "run", []).append(row)
     tables = [
         f"## {name}\n\n| | setting | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows)

@@ -195,7 +195,7 @@ def _mark_failed(task_dir: Path, error: str, step: int = 0) -> None:
         failed = Status("failed", max(step, before.step), before.steps_total, before.attempt, error.splitlines()[0])
         write_status(task_dir, failed)
     except OSError as mishap:  # what ended the task is what is told
-        progress.logger.error("%s: that it failed cannot be written: %s", task_dir, mishap.strerror)
+        progress.logger.error("%s: status.json cannot be updated to 'failed': %s", task_dir, mishap.strerror)
 
 
 def _tell(text: str, world: World, *, alone: bool = False) -> None:

@@ -73,9 +73,12 @@ class Checkpoints:
         """Whether this rank's file is still being written; when no rank's is, ``finish`` does not wait."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, step: int, images_seen: int = 0, *, wait: bool = True) -> None:
+    def save(
+        self, step: int, images_seen: int = 0, *, wait: bool = True, before: Callable[[], None] = lambda: None
+    ) -> None:
         """Checkpoint the state after ``step``; with ``wait`` it is committed on return, or has failed.
 
+        ``before``: makes durable what a continuation needs beside the checkpoint, which fails with its ``OSError``.
         A failure leaves the older checkpoints as they were and is reported by ``problem`` and in the log.
 
         Raises:
@@ -88,7 +91,7 @@ class Checkpoints:
             "optimizer_steps": self._state.optimizer_steps,
             "loss_scale": self._state.loss_scale,
         }
-        problem = first_text(self._prepare(step))
+        problem = first_text(self._prepare(step, before))
         if problem:
             self._end(problem)
             return
@@ -179,13 +182,14 @@ class Checkpoints:
                 return path, content
         raise RunError(f"{folder}: no checkpoint that this run can {use}: {reason}")
 
-    def _prepare(self, step: int) -> str | None:
+    def _prepare(self, step: int, before: Callable[[], None]) -> str | None:
         """Rank 0: make room and the temporary folder. Returns why no checkpoint can be written."""
         if self._state.is_swapped:
             return "weights offloaded to nvme cannot be checkpointed; offload to cpu"
         if not self._world.is_main:
             return None
         try:
+            before()
             self._folder.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
             needed, free = FREE_SPACE_FACTOR * self._state.total_bytes, shutil.disk_usage(self._folder).free

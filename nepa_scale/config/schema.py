@@ -155,7 +155,8 @@ class CheckpointConfig:
     branch_from: str | None = setting(None, orchestration=True)
     """pretrain folder of a longer run: begin at its newest kept step before this run's decay (schedule=wsd)"""
     asynchronous: bool | None = setting(None, orchestration=True)
-    """write in the background of training, from a copy of the state in host memory; null = yes on GPUs, no on CPUs"""
+    """write in the background of training, from a copy of the state in host memory; null = on GPUs whose states are not
+    offloaded"""
 
 
 @dataclass(kw_only=True)

@@ -49,7 +49,8 @@ def subset(num_samples: int, num_images: int, seed: int, labels: NDArray[np.int6
 
 
 def _rounds(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """How many of its class come before each sample, the round that takes it, and whether none comes after it; [N]."""
+    """Of each sample [N]: how many of its class come before it, which is the round that takes it, and whether it is the
+    last of its class."""
     by_class = np.argsort(labels, kind="stable")
     _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
     rounds, is_last = np.empty_like(by_class), np.zeros(len(labels), dtype=bool)

@@ -35,7 +35,7 @@ class Sample:
 
 #: The samples of one split, by index. It can be pickled and used from any number of processes.
 Source: TypeAlias = "ShardSource | AdeSource"
-#: The same, or samples that come in the order of their shards alone.
+#: A ``Source``, or a stream, which can only be read from beginning to end.
 Contents: TypeAlias = "ShardSource | AdeSource | StreamSource"
 
 

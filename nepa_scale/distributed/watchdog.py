@@ -131,7 +131,7 @@ class Watchdog:
     Args:
         task_dir: gets the stacks of all threads of a job that hangs, in ``stacks/rank_NNNNN.txt``.
         timeout_seconds: how long this process may take from one call of ``passed`` to the next.
-        store: a connection to the job's store that nobody else uses.
+        store: a connection to the job's store; with several ranks one that nobody else uses, as calls may block.
         record: writes down the job's first failure, on rank 0, or on all when rank 0 is gone.
     """
 

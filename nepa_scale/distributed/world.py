@@ -98,19 +98,20 @@ def ranks_here(world: World) -> int:
 def _share_cores(world: World) -> None:
     """Give each rank of this machine its own cores: more OpenMP threads than cores are ruinously slow."""
     of_task = threads_of_task()
-    alone = of_task is not None and world.size_variable != "WORLD_SIZE"  # torchrun's and deepspeed's ranks share a task
-    threads = (of_task or cores()) // (1 if alone else ranks_here(world))
+    # The ranks of torchrun and deepspeed share a task of Slurm, or all cores of a batch script.
+    is_task = world.size_variable != "WORLD_SIZE" or os.environ.get(STEP_SIZE) == str(world.size)
+    threads = of_task if of_task is not None and is_task else cores() // ranks_here(world)
     if "OMP_NUM_THREADS" not in os.environ or _torchrun_chose():
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads))
 
 
 def _torchrun_chose() -> bool:
-    """Whether the number of threads is torchrun's own, 1 for every rank where its user says nothing."""
+    """Whether torchrun set OMP_NUM_THREADS=1, as it does for several ranks where its user set nothing."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["OMP_NUM_THREADS"] != "1":
         return False
     try:
         launcher = psutil.Process().parent()
-        return launcher is not None and "OMP_NUM_THREADS" not in launcher.environ()  # which is as it was started
+        return launcher is not None and "OMP_NUM_THREADS" not in launcher.environ()  # as torchrun itself was started
     except psutil.Error:
         return False
 

@@ -88,7 +88,6 @@ class Engine:
             dist_init_required=False,
         )
         apply_patches(self._engine, self._optimizer, stage=self.stage, world_size=world.size)
-        let_scale_stay(self._optimizer)
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
         self.master_weights = MasterWeights(self.module, self._optimizer, self.stage)
@@ -232,13 +231,9 @@ def apply_patches(engine: Any, optimizer: Any, *, stage: int, world_size: int) -
     if stage == 3:
         norms = optimizer._get_norm_groups
         optimizer._get_norm_groups = lambda: [norm.cpu() for norm in norms()]
-
-
-def let_scale_stay(optimizer: Any) -> None:
-    """Have steps skipped where fp16's loss scale is as small as it may be, in place of an error without a name: the
-    training counts these, and ends as one that has diverged."""
     scaler = getattr(optimizer, "loss_scaler", None)
     if isinstance(scaler, DynamicLossScaler):
+        # Steps are then skipped, which the training counts; DeepSpeed would raise a plain Exception.
         scaler.raise_error_at_min_scale = False
 
 

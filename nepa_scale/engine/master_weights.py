@@ -164,8 +164,8 @@ class WeightAverage:
     def in_place(self) -> Iterator[None]:
         """Put the averages in place of the weights; on leaving, the weights are back, bit by bit. All ranks enter.
 
-        After an error they are not: only some ranks may have met it, and at stage 3 going back is a collective. Nothing
-        trains, saves or exports these weights any more.
+        After an error they are not put back: that is a collective at stages 1 to 3, and some ranks may not have met the
+        error. Nothing uses the weights after one.
         """
         self._exchange()
         yield

@@ -166,7 +166,7 @@ def measured(config: RunConfig, world: World) -> DeviceMemory:
     if on_gpu:
         free, _ = torch.cuda.mem_get_info()
         return DeviceMemory(free, f"free on {name}", on_gpu, name, host)
-    own = psutil.Process().memory_info().rss  # of what it may use
+    own = psutil.Process().memory_info().rss  # in use already, by this rank itself
     return replace(host_share(ranks_here(world)), size=host + own)
 
 
@@ -187,8 +187,9 @@ def _stated(config: RunConfig, *, on_gpu: bool) -> DeviceMemory:
 
 
 def _left_in_control_groups() -> list[int]:
-    """What the limits of this process's group and of those above it leave (cgroup v2). Files that the system keeps in
-    memory count as used there, but make room for whoever needs it."""
+    """What the limits of this process's group and of those above it leave (cgroup v2).
+
+    Cached files are part of ``memory.current``, but the system drops them when memory is needed."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
     except OSError:
@@ -196,16 +197,22 @@ def _left_in_control_groups() -> list[int]:
     left = []
     for folder in [CGROUP / group, *(CGROUP / group).parents]:
         try:
-            limit, used, parts = (
-                (folder / name).read_text(encoding="utf-8").strip()
-                for name in ("memory.max", "memory.current", "memory.stat")
+            limit, used = (
+                (folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
             )
-            cached = dict(line.split() for line in parts.splitlines())
-            used_for_good = int(used) - int(cached["inactive_file"]) - int(cached["active_file"])
-            left += [max(0, int(limit) - used_for_good)] if limit != "max" else []
-        except (OSError, ValueError, KeyError):
+            left += [max(0, int(limit) - max(0, int(used) - _cached(folder)))] if limit != "max" else []
+        except (OSError, ValueError):
             continue
     return left
+
+
+def _cached(folder: Path) -> int:
+    """Bytes of files that a control group keeps in memory; 0 where it does not say."""
+    try:
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
 
 
 #: Of a device's memory the plan fills this much: the rest is for what no model foresees, such as the pieces between
@@ -252,9 +259,9 @@ class Placement:
         """Why this should not be started, if the device, or the host that it offloads to, cannot hold it at all."""
         if self._lacks_host_memory:
             return (
-                f"needs about {gib(self.host_memory)} of the host's memory per device, as it offloads to it, of the"
-                f" {gib(self.host_available or 0)} there are; more devices, or a smaller model.size would fit;"
-                " force=true starts it all the same"
+                f"offloading needs about {gib(self.host_memory)} of this machine's memory per device, and"
+                f" {gib(self.host_available or 0)} are available; engine.ds_config=auto, more machines or a smaller"
+                " model.size may fit; force=true starts it all the same"
             )
         if self.available is None or self.memory.total <= self.available:
             return None

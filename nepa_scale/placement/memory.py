@@ -168,8 +168,10 @@ def estimate(
 
 
 def offloaded_bytes(work: Workload, world_size: int) -> int:
-    """Host memory of one of ``world_size`` GPUs whose states are there: weight, both moments and gradient in fp32."""
-    return -(-(MOMENTS + 2 * FP32) * work.params // world_size)
+    """Host memory of one of ``world_size`` GPUs whose states are there, in fp32: weights, and of what is trained both
+    moments, the gradient and, if there is one, the average."""
+    of_trained = MOMENTS + FP32 + (FP32 if work.averaged else 0)
+    return -(-(FP32 * work.params + of_trained * work.trained) // world_size)
 
 
 def _gradients(

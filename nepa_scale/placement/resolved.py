@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "placement.json"
+NO_LONGER_FITS = "placed anew: the placement that this training began with does not fit into the memory"
 KEPT = ("world_size", "ds_config", "micro_batch_size", "activation_checkpointing")
 WORTH_TRYING = 0.98  # of the memory that is needed now
 
@@ -75,7 +76,7 @@ def agree(resolved: ResolvedTask, task_dir: Path, world: World, device: torch.de
     first, memory = gather_objects((resolved, own))[0]
     least, host = (-max_over_ranks(-(size or 0), device) or None for size in (own.size, own.host))
     agreed = _on_memory(first, world.size, replace(memory, size=least, host=host))
-    if world.is_main:
+    if world.is_main and NO_LONGER_FITS not in agreed.placement.reasons:  # with more memory it goes on as it began
         write_json(task_dir / NAME, asdict(agreed.placement))
     return agreed
 
@@ -110,9 +111,9 @@ def _placed(config: RunConfig, earlier: Mapping[str, Any], world_size: int, devi
         others = [key for key in KEPT if getattr(placement, key) != earlier[key]]
         but = f", but for {' and '.join(others)}" if others else ""
         placement = replace(placement, reasons=(f"as it was when this training began{but}",))
-    if placement is None or placement.problem is not None:
+    if placement is None or (placement.problem is not None and not config.force):
         anew = place(config, config.task, world_size, device)
-        reasons = ("no longer fits as it began", *anew.reasons) if placement is not None else anew.reasons
+        reasons = (NO_LONGER_FITS, *anew.reasons) if placement is not None else anew.reasons
         placement = replace(anew, reasons=reasons)
     recomputing = placement.activation_checkpointing
     cost = task_cost(config, config.task, activation_checkpointing=recomputing)

@@ -131,7 +131,8 @@ class Task(ABC):
         if kept is None and count == len(source):
             return None
         rest = np.delete(np.arange(len(source)), [] if kept is None else kept)
-        labels = cast(Source, source).labels[rest] if source.num_classes else None  # else they are strays
+        # Labels of a set that states no classes mean nothing.
+        labels = cast(Source, source).labels[rest] if source.num_classes else None
         return rest[subset(len(rest), count, self.config.seed, labels)]
 
     def tuning_images(self, source: Contents) -> np.ndarray | None:

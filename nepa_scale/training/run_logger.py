@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import math
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from nepa_scale.utils.files import write_atomically, write_json
 from nepa_scale.utils.progress import StepDisplay, logger
 
 STATUS_INTERVAL_SECONDS = 2.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHOWN = ("loss", "lr", "grad_norm", "images_per_second", "mfu")  # beside the progress bar
 
 
@@ -87,7 +90,7 @@ class RunLogger:
     def status(self, state: str, step: int, problem: str | None = None) -> None:
         """Write how the task stands; ``problem``: what went wrong without ending it.
 
-        A full disk keeps nobody from training, but raises ``OSError`` where a task has ``finished``.
+        A full disk is logged, and training goes on. Raises ``OSError`` for the state ``finished``.
         """
         self._status_written = time.perf_counter()
         if self._log is not None:
@@ -96,7 +99,7 @@ class RunLogger:
             write() if state == "finished" else self._log.tolerate(write)
 
     def make_durable(self) -> None:
-        """Have what is logged outlive a power cut, as the checkpoint of the same step does."""
+        """Flush the log to disk, so that it survives a crash of the machine. Raises ``OSError`` where it cannot."""
         if self._log is not None:
             self._log.make_durable()
 
@@ -153,25 +156,28 @@ class MetricsLog:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def make_durable(self) -> None:
-        """Flush to the disk itself."""
-        self.tolerate(self._flush_to_disk)
-
-    def _flush_to_disk(self) -> None:
+        """Flush to the disk itself. Raises ``OSError`` where that fails."""
         self.flush()
         os.fsync(self._file.fileno())
 
     def close(self, result: Path | None = None) -> None:
         """Flush and release the files; trackers get the task's ``result`` if it has one."""
-        self.tolerate(self.flush)
+        with suppress(OSError):  # whoever needs all rows has asked for them before
+            self.flush()
         self._file.close()
         if self._trackers is not None:
             self._trackers.finish(result)
 
     def tolerate(self, write: Callable[[], None]) -> None:
-        """Call ``write``; that the disk refuses is told the first time, and no reason to end a training."""
+        """Call ``write``, and go on where the disk is full, which need not end a training; log the first such time.
+
+        Raises any other ``OSError``.
+        """
         try:
             write()
         except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             if not self._has_failed:
                 where, why = self._path.parent, error.strerror
                 logger.error("%s: %s: the record of this training is written as soon as there is room", where, why)

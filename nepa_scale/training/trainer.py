@@ -225,10 +225,10 @@ class Trainer:
                 weights = f"the weights after step {done} are not finite and were not saved"
                 raise DivergedError(f"diverged: {weights}; {REMEDY}")
             self._note_faults(done)
-            self._run_logger.make_durable()
             self.watchdog.passed(f"saving step {done}", done, patience=STARTING_PATIENCE)
             with self._profiling.part("checkpoint"):
-                self._checkpoints.save(done, done * self.task.section.batch_size, wait=wait)
+                images = done * self.task.section.batch_size
+                self._checkpoints.save(done, images, wait=wait, before=self._run_logger.make_durable)
             self._saved = done
         elif wait:
             self._checkpoints.finish()

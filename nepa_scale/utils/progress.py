@@ -64,10 +64,10 @@ class ConsoleHandler(logging.Handler):
 
 
 class LogFile(logging.FileHandler):
-    """The messages in a file, as far as the disk has room: they are on standard error, too."""
+    """Writes messages to a file. On a full disk it drops them: they are on standard error, too."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing of a full disk, which would be a stack for each message."""
+        """Ignore ``OSError``, for which logging would print a stack with every message."""
         if not isinstance(sys.exception(), OSError):
             super().handleError(record)
 

@@ -154,7 +154,7 @@ def file_images(files: Sequence[Path], wanted: int, seed: int) -> list[Named]:
     if not found:
         raise DataError(faults[0])
     for fault in faults:
-        logger.warning("%s; the next image is drawn in its place", fault)
+        logger.warning("%s; it is left out", fault)
     return found
 
 

@@ -48,7 +48,7 @@ def built(weights: Weights) -> NepaViT:
 def read_authors(folder: Path, overruling: Mapping[str, Any], *, ema: bool = False) -> tuple[Weights, list[str]]:
     """A folder in the authors' layout, and what had to be assumed or left out. Raises ``WeightsError``.
 
-    ``overruling``: fields of its configuration that have other values.
+    ``overruling``: values that replace those of its config.json.
     """
     config_path, file = folder / CONFIG_NAME, find_tensors(folder, ema=ema)
     config = timm_layout.read_config_file(config_path) if config_path.is_file() else {}

@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from nepa_scale.config import overrides
 from nepa_scale.config.objectives import NEXT_EMBEDDING, SPECS
 from nepa_scale.config.overrides import KEYS
-from nepa_scale.config.registry import Metric, spec
+from nepa_scale.config.registry import PRETRAIN, Metric, spec
 from nepa_scale.run_dir import run_folder
 from nepa_scale.utils.errors import WeightsError, first_line
 from nepa_scale.utils.files import read_json, write_atomically
@@ -85,7 +85,8 @@ def _summary(result: Result) -> str:
 def _started(result: Result) -> str:
     """Where the task started: the run or folder whose weights those were, or the value of ``init``."""
     start = result.get("source_run") or (result["init"] if spec(result["task"]).downstream else "scratch")
-    return f"`{start}`{', which had seen labels' if result.get('init_finetuned') else ''}"
+    named = "this run's own pre-training" if start == PRETRAIN.name else f"`{start}`"
+    return f"{named}{', which had seen labels' if result.get('init_finetuned') else ''}"
 
 
 def _about(result: Result) -> str:

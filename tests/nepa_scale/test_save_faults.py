@@ -225,7 +225,7 @@ def test_full_disk_hides_no_other_failure(tmp_path: Path, digits_root: Path) -> 
     [ended] = ends([start_with(NO_ROOM + BEFORE_STEP, words_of(digits_root, tmp_path), **fault)])
     assert ended.code == 1, ended.output
     assert ended.output.splitlines()[-1] == "error: RuntimeError: the fault of this test"
-    assert "that it failed cannot be written: File too large" in ended.output
+    assert "status.json cannot be updated to 'failed': File too large" in ended.output
 
 
 @pytest.mark.slow(seconds=3)

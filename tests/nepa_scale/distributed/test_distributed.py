@@ -10,6 +10,7 @@ import sys
 import pytest
 from launching import clean_environment
 
+from nepa_scale.distributed import world
 from nepa_scale.distributed.world import (
     LAUNCHER_VARIABLES,
     World,
@@ -284,8 +285,19 @@ def test_cores_are_shared_out_under_torchrun(given: str | None, expected: str | 
     assert done.stdout.strip() == (expected or str(len(os.sched_getaffinity(0))))
 
 
-def test_ranks_of_torchrun_share_a_task_of_slurm(environment: pytest.MonkeyPatch) -> None:
-    """srun starts torchrun, whose ranks have its cores together."""
-    launched(environment, WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", SLURM_CPUS_PER_TASK="32")
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_CPUS_PER_TASK": "32"}, "8"),  # srun torchrun
+        ({"SLURM_CPUS_PER_TASK": "4"}, "8"),  # torchrun in a batch script of eight tasks
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_CPUS_PER_TASK": "5"}, "5"),  # srun of a script that sets RANK
+    ],
+)
+def test_ranks_share_what_slurm_gave_them(
+    environment: pytest.MonkeyPatch, place: dict[str, str], expected: str
+) -> None:
+    """Ranks of torchrun share their task's cores, or the batch script's; ranks that are tasks have their own."""
+    environment.setattr(world, "cores", lambda: 32)
+    launched(environment, WORLD_SIZE="8", LOCAL_WORLD_SIZE="4", **place)
     read_environment()
-    assert os.environ["OMP_NUM_THREADS"] == "8"
+    assert os.environ["OMP_NUM_THREADS"] == expected

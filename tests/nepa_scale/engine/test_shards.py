@@ -19,7 +19,7 @@ from small_training import SmallTraining
 from torch import Tensor
 
 from nepa_scale.distributed.world import World
-from nepa_scale.engine.engine import let_scale_stay
+from nepa_scale.engine.engine import apply_patches
 from nepa_scale.engine.master_weights import ParameterSlice, slice_of_rank
 from nepa_scale.engine.shards import ShardReader, Slice, export_tensors, record_of, write_shard
 from nepa_scale.utils.errors import RunError
@@ -146,7 +146,7 @@ def test_steps_are_skipped_at_the_smallest_loss_scale(monkeypatch: pytest.Monkey
     """N7: the scale stays, so such a step counts as one that did not search for it; DeepSpeed would raise an error."""
     monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 1)
     optimizer = SimpleNamespace(loss_scaler=smallest_scale())
-    let_scale_stay(optimizer)
+    apply_patches(None, optimizer, stage=0, world_size=2)
     optimizer.loss_scaler.update_scale(overflow=True)
     assert optimizer.loss_scaler.loss_scale == 1.0
 

@@ -131,10 +131,11 @@ def test_offloading_needs_memory_of_the_host() -> None:
         ]
         assert [each.host_memory == 8 * each.num_params for each in found] == [True] * 3
         assert [each.problem is None for each in found] == [True, True, False]
-        assert "of the host's memory per device, as it offloads to it, of the 1.00 GiB there are" in str(
-            found[2].problem
-        )
+        assert "of this machine's memory per device, and 1.00 GiB are available" in str(found[2].problem)
         assert not found[2].fits
+    averaged = config_of("model.size=giant", "engine.precision=bf16", "pretrain.ema_decay=0.999")
+    place_of_average = place(averaged, "pretrain", 2, DeviceMemory(10 * GIB, "of a test", on_gpu=True))
+    assert place_of_average.host_memory == 10 * place_of_average.num_params
     whole = place(config_of("model.size=giant", "engine.precision=bf16", "engine.ds_config=zero3"), "pretrain", 2, TINY)
     for size in (80 * GIB, int(whole.memory.total / 0.95)):  # there is room, or just enough
         kept = place(config, "pretrain", 2, DeviceMemory(size, "of a test", on_gpu=True, host=GIB))

@@ -79,8 +79,13 @@ def test_a_resume_on_less_memory_is_placed_anew(tmp_path: Path, monkeypatch: pyt
     anew = resolve(config, tmp_path, World())
     assert anew.problem is None
     assert anew.placement.micro_batch_size < began.micro_batch_size
-    assert anew.placement.reasons[0] == "no longer fits as it began"
+    assert anew.placement.reasons[0] == resolved.NO_LONGER_FITS
     assert not any("is given" in reason for reason in anew.placement.reasons)
+    resolved.agree(anew, tmp_path, World(), torch.device("cpu"))
+    forced = resolve(replace(config, force=True), tmp_path, World()).placement
+    monkeypatch.setattr(resolved, "planned", lambda config, world: plenty)
+    again = resolve(config, tmp_path, World()).placement
+    assert began.micro_batch_size == forced.micro_batch_size == again.micro_batch_size
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -106,7 +106,12 @@ CONTINUED = "pre-trained on `digits` with nepa_scale, from the weights of `weigh
             ["from the weights of `weights/base`, which had seen labels. NEPA, next"],
             ["masked pixels"],
         ),
-        ("classify", {"init": "pretrain"}, ["fine-tuned for", "masked pixels", "| `pretrain` |"], ["the weights of"]),
+        (
+            "classify",
+            {"init": "pretrain"},
+            ["fine-tuned for", "masked pixels", "this run's own pre-training |"],
+            ["the weights of"],
+        ),
         ("pretrain", {"init": "pretrain", "source_run": "weights/base"}, [CONTINUED, "masked pixels"], ["scratch"]),
         ("pretrain", {"init": "pretrain"}, ["| started from | `scratch` |"], ["the weights of"]),
     ],
