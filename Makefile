@@ -19,15 +19,16 @@ study: setup
 	$(BIN)/python sweeps/launch.py grid=overview predict=true study=demo study_dir=$(STUDY_DIR)
 	@$(BIN)/python analysis/report.py $(STUDY_DIR)
 
-# Most of the quick tests keep one core busy. The slow ones are trainings, many on several ranks: two at a time.
-# tests/conftest.py puts the files that take longest first, and a worker takes the next file in that order.
+# Most of the quick tests keep one core busy. The others wait for ranks, launchers and Slurm a third of their time, so
+# three of them keep two cores busy. tests/conftest.py puts the files that take longest first, and a worker takes the
+# next file in that order.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 quick: setup
 	$(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4
 
 test: setup
-	$(PYTEST) -m "not long" --numprocesses 2
+	$(PYTEST) -m "not long" --numprocesses 3
 
 # What it holds says CONTRIBUTING.md.
 long: setup

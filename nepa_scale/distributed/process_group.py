@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import socket
 import sys
@@ -26,6 +27,17 @@ _timeout = timedelta(minutes=30)
 
 def import_libraries() -> bool:
     """Import torch and DeepSpeed with the variables they read on import set; returns whether this process has a GPU."""
+    if "deepspeed" in sys.modules:
+        return _import_libraries()
+    gc.disable()  # what is imported stays: looking for garbage in it would take half a second here, and more later
+    try:
+        return _import_libraries()
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _import_libraries() -> bool:
     # Of what goes wrong, our own messages tell; torch would print its C++ stack at every lost connection.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     import torch
@@ -222,10 +234,13 @@ def barrier() -> None:
 
 
 def _skip_shared_memory_kernel() -> None:
-    """Keep DeepSpeed from compiling its CPU collectives: over a minute of C++ that training never uses."""
+    """Keep DeepSpeed from compiling its CPU collectives: over a minute of C++ that training never uses.
+
+    What it would do first, running a compiler to see which of its operators this machine can have, is left out too.
+    """
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
 
 
 def _choose_gpu(local_rank: int) -> int:
