@@ -94,6 +94,7 @@ def test_numbers_of_training(value: str) -> None:
         check(train.main, f"{key}={value}", ["dry_run=true", f"task={task}", *start])
 
 
+@pytest.mark.slow(seconds=4)
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
 @pytest.mark.parametrize("value", ("nan", ".inf", "1e30", "-1", "0", "9" * 5000), ids=lambda value: value[:8])
 def test_numbers_of_launches(value: str, cluster: str) -> None:

@@ -83,6 +83,7 @@ def test_a_held_out_row_without_a_value_is_not_scored() -> None:
     assert np.isfinite([found.mean_error, found.worst_error, found.rmse_log]).all()
 
 
+@pytest.mark.slow(seconds=4)
 def test_intervals_of_many_rows_take_no_fit_for_each() -> None:
     """The jackknife of 20,000 rows would hold a square of them; in parts it is as skewed, and as wide."""
     x = np.geomspace(1e5, 1e8, 20_000)

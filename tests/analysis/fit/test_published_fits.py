@@ -186,6 +186,7 @@ def test_googles_power_laws_and_wins(reference_data: Path) -> None:
         assert name == "note" or shares[f"{name}_rmse"] == pytest.approx(value, abs=0.001)
 
 
+@pytest.mark.slow(seconds=7)
 def test_broken_law_without_noise(reference_data: Path) -> None:
     """Caballero et al. 2023: 405 exact points past the break give the truth; 390 before it must not claim to."""
     published = expected(reference_data / "bnsl_addition")

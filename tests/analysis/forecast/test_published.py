@@ -19,6 +19,7 @@ def measured(folder: Path, *words: str) -> dict[str, float]:
     return {row["what"]: row["value"] for row in json.loads(done.stdout)}
 
 
+@pytest.mark.slow(seconds=10)
 def test_language_and_frontiers(reference_data: Path) -> None:
     """20 curves of Google and 12 forecasts of LAION's frontiers: every target is met.
 

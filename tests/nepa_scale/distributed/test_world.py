@@ -78,6 +78,7 @@ def test_variables_left_from_slurm(digits_root: Path, tmp_path: Path) -> None:
     assert "environment: SLURM_STEP_NUM_TASKS=2, but after" in line
 
 
+@pytest.mark.slow(seconds=5)
 def test_an_address_that_does_not_exist(digits_root: Path, tmp_path: Path) -> None:
     """A host name that nobody knows is refused at once."""
     line = complaint_of(alone(digits_root, tmp_path, RANK="1", MASTER_ADDR="no-such-host.invalid"))

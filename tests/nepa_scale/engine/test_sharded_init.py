@@ -93,6 +93,7 @@ def test_weights_are_those_of_a_build_in_one_piece(case: str, digits_root: Path,
             assert value.isfinite().all(), name
 
 
+@pytest.mark.slow(seconds=5)
 @pytest.mark.parametrize("case", CASES)
 def test_partitioned_weights_are_trained_by_the_same_rules(case: str, digits_root: Path, built: Path) -> None:
     """Weight decay, layer-wise rates, frozen weights and the count follow the shapes that the tensors had whole."""

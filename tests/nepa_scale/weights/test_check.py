@@ -58,6 +58,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: Path, code: int = 0) -> d
     return content
 
 
+@pytest.mark.slow(seconds=5)
 @torch.no_grad()
 def test_loss_is_the_oracles(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Loss and first token of a photograph are those of the authors' model, before and after an import."""

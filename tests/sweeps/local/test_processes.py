@@ -122,6 +122,7 @@ def test_a_job_finds_what_a_fresh_process_would(server: ForkServer, tmp_path: Pa
     assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
 
 
+@pytest.mark.slow(seconds=5)
 def test_the_end_of_one_job_is_harmless_to_the_next(server: ForkServer, tmp_path: Path) -> None:
     """Killed, broken by its memory, out of memory or with an exception: each says so, and the same server goes on."""
 
