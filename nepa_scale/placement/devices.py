@@ -150,7 +150,7 @@ def planned(config: RunConfig, world: World) -> DeviceMemory:
         return _stated(config, on_gpu=on_gpu)
     if on_gpu:
         asked = "the GPU is asked when training starts; or state engine.device_memory_gib"
-        return DeviceMemory(None, asked, on_gpu, host=available_host_memory() // ranks_here(world))
+        return DeviceMemory(None, asked, on_gpu, host=host_share(ranks_here(world)).size)
     return host_share(ranks_here(world))
 
 
@@ -160,14 +160,14 @@ def measured(config: RunConfig, world: World) -> DeviceMemory:
 
     on_gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_gpu else None
-    host = available_host_memory() // ranks_here(world)
+    share = host_share(ranks_here(world))
     if config.engine.device_memory_gib is not None:
-        return replace(_stated(config, on_gpu=on_gpu), gpu=name, host=host)
+        return replace(_stated(config, on_gpu=on_gpu), gpu=name, host=share.size)
     if on_gpu:
         free, _ = torch.cuda.mem_get_info()
-        return DeviceMemory(free, f"free on {name}", on_gpu, name, host)
+        return DeviceMemory(free, f"free on {name}", on_gpu, name, share.size)
     own = psutil.Process().memory_info().rss  # in use already, by this rank itself
-    return replace(host_share(ranks_here(world)), size=host + own)
+    return replace(share, size=(share.size or 0) + own)
 
 
 def host_share(processes: int) -> DeviceMemory:

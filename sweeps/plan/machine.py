@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nepa_scale.config.schema import RunConfig
 from nepa_scale.config.validate import divisors
+from nepa_scale.distributed.processes import cores
 from nepa_scale.placement import performance
 from nepa_scale.placement.costs import TaskCost, orthogonalising_flops, task_cost
 from nepa_scale.placement.devices import GIB, DeviceMemory, Placement, gib, host_share, visible_gpus
@@ -98,16 +98,11 @@ def local_slots(settings: LocalSettings) -> Slots:
 
     Raises ``ConfigError`` where there are GPUs, but fewer than a task has processes.
     """
-    cores, gpus, processes = usable_cores(), visible_gpus(), settings.processes_per_task
+    gpus, processes = visible_gpus(), settings.processes_per_task
     if gpus and processes > len(gpus):
         raise ConfigError([f"cluster.processes_per_task={processes}: give at most the number of GPUs, {len(gpus)}"])
-    count = settings.slots or len(gpus) // processes or max(1, cores // (settings.threads_per_slot or processes))
-    return Slots(count, settings.threads_per_slot or max(1, cores // count), gpus, processes)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = settings.slots or len(gpus) // processes or max(1, cores() // (settings.threads_per_slot or processes))
+    return Slots(count, settings.threads_per_slot or max(1, cores() // count), gpus, processes)
 
 
 def world_size(settings: Cluster) -> int:

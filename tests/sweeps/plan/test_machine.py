@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from nepa_scale.config import overrides
+from nepa_scale.distributed.processes import cores
 from nepa_scale.placement.costs import orthogonalising_flops, task_cost
 from nepa_scale.placement.devices import DeviceMemory, Placement
 from nepa_scale.placement.performance import device_called, task_step
 from nepa_scale.placement.planner import efficiency, place
 from nepa_scale.utils.errors import ConfigError
-from sweeps.plan import machine
 from sweeps.plan.machine import (
     Placements,
     Slots,
@@ -29,7 +29,7 @@ from sweeps.plan.run_specs import expand, price
 from sweeps.settings import command_line
 from sweeps.settings.schema import LocalSettings, SlurmSettings
 
-CORES = machine.usable_cores()
+CORES = cores()
 
 
 @pytest.mark.parametrize(
