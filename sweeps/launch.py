@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.study.files import PREDICTIONS
+from analysis.study.files import PREDICTIONS, predicted_runs
 from nepa_scale.config import overrides
 from nepa_scale.run_dir.status import exclusive
 from nepa_scale.utils import callable_module
@@ -33,7 +33,7 @@ from sweeps.jobs.task_status import not_begun
 from sweeps.plan import plan
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.machine import local_slots
-from sweeps.plan.plan import CLUSTER_NAME, Plan, read_cluster, save_cluster
+from sweeps.plan.plan import CLUSTER_NAME, Plan, PlannedRun, read_cluster, save_cluster
 from sweeps.planner import (
     PlannedLaunch,
     announcement,
@@ -121,10 +121,10 @@ def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
 def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
-    coming = not_started(held, study_dir)
-    if (study_dir / PREDICTIONS).exists() or not coming:
-        there = f"{study_dir / PREDICTIONS} is there and stays as it is"
-        print(f"predict=true: {there if coming else 'the largest runs have started, so nothing is expected of them'}")
+    waiting = not_started(held, study_dir)
+    if not (coming := _unpredicted(waiting, study_dir)):
+        there = f"{study_dir / PREDICTIONS} says what is expected and stays as it is"
+        print(f"predict=true: {there if waiting else 'the largest runs have started, so nothing is expected of them'}")
         return _carry_out(request, prepared)
     if request.predict_from is None:
         needed = predicted_from(planned, held)
@@ -135,9 +135,17 @@ def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
                 return code  # a signal has ended the watching
             others = {run.run_id for run in planned.runs} - needed - set(held)
             return max(code, _carry_out(request, prepared, others))
-    for line in register(planned, coming, study_dir, request.predict_from or study_dir):
-        print(line)
+    with exclusive(study_dir):
+        if coming := _unpredicted(coming, study_dir):  # another launch may have been quicker
+            for line in register(planned, coming, study_dir, request.predict_from or study_dir):
+                print(line)
     return _carry_out(request, prepared)
+
+
+def _unpredicted(runs: Iterable[PlannedRun], study_dir: Path) -> list[PlannedRun]:
+    """Those ``runs`` that ``predictions.json`` does not speak of."""
+    known = predicted_runs(study_dir)
+    return [run for run in runs if run.run_id not in known]
 
 
 def _run_id(job: Job) -> str:

@@ -2,8 +2,8 @@
 
 ``predict=true`` also writes down what the laws of smaller runs predict for the largest runs, before these start. The
 largest runs wait until all other pre-trained runs are done. Then, or at once where another study gives the data, the
-predictions go into the study's ``predictions.json``, which is written once and never replaced. Runs from scratch
-predict nothing and fill the cores beside the largest.
+predictions go into the study's ``predictions.json``. Runs from scratch predict nothing and fill the cores beside the
+largest.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _names(plan: Plan, held: Collection[str]) -> str:
 def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:
     """Write down what the finished runs of the study ``source`` predict for ``runs``; returns lines to print.
 
-    Raises ``UserError`` when ``source`` cannot be read. A file that is there stays as it is.
+    Raises ``UserError`` when ``source`` cannot be read.
     """
     from analysis.findings.preregistration import Candidate, expectations
     from analysis.study.records import read_study

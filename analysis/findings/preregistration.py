@@ -60,7 +60,8 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
         study = dataclasses.replace(study, table=study.table[~study.table["params_backbone"].isin(sizes)])
     fitted = series(study, target, axis)
     points = fitted.points[["run_id", "x", "error"]].to_dict("records")
-    entry = {"task": target.task, "metric": target.metric, "axis": axis.column, "fitted_to": points}
+    entry: dict[str, Any] = {"task": target.task, "metric": target.metric, "axis": axis.column, "fitted_to": points}
+    entry["run_ids"] = [candidate.run_id for candidate in candidates]
     if isinstance(fitted.fit, NoFit):
         return {**entry, "reason": fitted.fit.reason, "law": None, "expected": []}
     places = [candidate.place(axis) for candidate in candidates]
@@ -155,7 +156,8 @@ def registered(study: Study) -> list[Registered]:
         places: dict[float, list[Mapping[str, Any]]] = {}
         for expected in entry["expected"] if entry["law"] is not None else ():
             places.setdefault(expected["x"], []).append(expected)
-        registrations += [_registered(study, entry, members, content["written_at"]) for members in places.values()]
+        when = entry.get("written_at", content["written_at"])
+        registrations += [_registered(study, entry, members, when) for members in places.values()]
     return registrations
 
 

@@ -1,14 +1,13 @@
 """The JSON files of a study. A damaged file costs only the task that it belongs to.
 
 A file of the current schema must match it, otherwise it is not used. Of any other schema (older, newer or none) the
-known fields are read and the others are missing. ``predictions.json`` is written once and never replaced.
+known fields are read and the others are missing. What ``predictions.json`` says is never changed, only added to.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from nepa_scale.config.registry import TASKS
 from nepa_scale.utils.errors import UserError
-from nepa_scale.utils.files import read_json, to_json
+from nepa_scale.utils.files import read_json, write_json
 
 SCHEMA = 1
 
@@ -56,7 +55,13 @@ PREDICTIONS = "predictions.json"
 PREDICTIONS_SCHEMA = 1
 PREDICTION_AXES = ("params_backbone", "pretrain_flops")
 _PREDICTIONS: Mapping[str, Types] = {"written_at": (str,), "entries": (list,)}
-_ENTRY: Mapping[str, Types] = {"law": (dict, type(None)), "reason": TEXT, "expected": (list,)}
+_ENTRY: Mapping[str, Types] = {
+    "law": (dict, type(None)),
+    "reason": TEXT,
+    "expected": (list,),
+    "written_at": (str,),  # older versions wrote neither this
+    "run_ids": (list,),  # nor this
+}
 _EXPECTED: Mapping[str, Types] = {
     **dict.fromkeys(("run_id", "label"), (str,)),
     **dict.fromkeys(("x", "error", "low", "high"), NUMBER),
@@ -243,7 +248,7 @@ def read_predictions(study_dir: Path) -> dict[str, Any] | None:
 
 def _check_entry(entry: dict[str, Any]) -> None:
     """Raises ``Unreadable``, ``TypeError`` or ``KeyError`` for an entry that is not as ``expectations`` makes it."""
-    checked(entry, _ENTRY)
+    checked({"written_at": "", "run_ids": [], **entry}, _ENTRY)
     if entry["task"] not in TASKS or entry["axis"] not in PREDICTION_AXES:
         raise Unreadable(f"nothing is known of {entry['task']!r} along {entry['axis']!r}")
     if entry["law"] is not None:
@@ -255,14 +260,22 @@ def _check_entry(entry: dict[str, Any]) -> None:
                 raise Unreadable(f"field '{name}' must be a finite number")
 
 
+def predicted_runs(study_dir: Path) -> set[str]:
+    """The runs that ``predictions.json`` says something of, be it that nothing can be expected."""
+    content = read_predictions(study_dir) or {"entries": []}
+    return {
+        run_id
+        for entry in content["entries"]
+        for run_id in (*entry.get("run_ids", ()), *(expected["run_id"] for expected in entry["expected"]))
+    }
+
+
 def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
-    """Write the file at once; an existing one is never replaced."""
+    """Write down what is expected of runs to come. What the file says already stays; the new entries follow it, each
+    with its own time and source. Raises ``UserError`` when the file is damaged."""
+    earlier = read_predictions(study_dir)
+    if earlier is not None:
+        origin = {name: content[name] for name in ("written_at", "source") if name in content}
+        content = earlier | {"entries": [*earlier["entries"], *(entry | origin for entry in content["entries"])]}
     study_dir.mkdir(parents=True, exist_ok=True)
-    temporary = study_dir / f".{PREDICTIONS}.{os.getpid()}.tmp"
-    temporary.write_text(to_json({"schema": PREDICTIONS_SCHEMA, **content}), encoding="utf-8")
-    try:
-        os.link(temporary, study_dir / PREDICTIONS)  # which fails, unlike a rename, where there is one
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
+    write_json(study_dir / PREDICTIONS, {"schema": PREDICTIONS_SCHEMA, **content})

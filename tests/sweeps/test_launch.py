@@ -243,9 +243,13 @@ def test_the_largest_run_waits_for_what_is_expected_of_it(run_process: Run, smal
     before = {path for path, time in results.items() if time <= written.stat().st_mtime}
     assert before == {path for path in results if path.parts[-3] in pretrained and path.parts[-3][:5] != "micro"}
     assert len(results) > len(before) > len(fitted)
-    again = run_process("launch.py", *words, "study.sizes=[femto,pico,nano,micro,mini]", "dry_run=true")
-    assert again.returncode == 0
+    larger = (*words, "study.sizes=[femto,pico,nano,micro,mini]")
+    assert run_process("launch.py", *larger, "dry_run=true").returncode == 0
     assert written.read_text() == content
+    assert run_process("launch.py", *larger, "only=failed", "watch=false").returncode == 0
+    entries, earlier = (json.loads(text)["entries"] for text in (written.read_text(), content))
+    assert entries[: len(earlier)] == earlier
+    assert {run["label"] for entry in entries[len(earlier) :] for run in entry["expected"]} == {"mini"}
 
 
 def test_runs_that_nobody_wants_any_more_are_forgotten(run: Run, small_data: Path, tmp_path: Path) -> None:

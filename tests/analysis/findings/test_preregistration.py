@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from scipy import stats
 from study_files import write_json
 
 from analysis.findings.preregistration import Candidate, check_predictions, expectations
-from analysis.study.files import PREDICTIONS, read_predictions, write_predictions
+from analysis.study.files import PREDICTIONS, predicted_runs, read_predictions, write_predictions
 from analysis.study.records import read_study
 from nepa_scale.utils.errors import UserError
 
@@ -118,13 +119,25 @@ def test_without_a_registration_nothing_is_said(make_study: MakeStudy) -> None:
     assert check_predictions(read_study(make_study())) == []
 
 
-def test_what_is_written_is_never_replaced(tmp_path: Path) -> None:
-    """The second writer leaves the first one's file as it is, and nothing beside it."""
-    write_predictions(tmp_path, {"written_at": "first", "entries": []})
-    write_predictions(tmp_path, {"written_at": "second", "entries": []})
-    found = read_predictions(tmp_path)
-    assert found is not None and found["written_at"] == "first"
-    assert [path.name for path in tmp_path.iterdir()] == [PREDICTIONS]
+def test_what_is_written_is_only_added_to(make_study: MakeStudy) -> None:
+    """A study that grows by a larger run keeps what it had registered, with its time; the new entries have theirs."""
+    study = make_study(noise=0.02)
+    registered(study)
+    (first,) = check_predictions(read_study(study))
+    larger = dataclasses.replace(SMALL, run_id="later", label="larger", params=4 * SMALL.params)
+    write_predictions(study, {"written_at": "2026-02-03T04:05:06+00:00", "entries": [entry_of(study, larger)]})
+    kept, added = check_predictions(read_study(study))
+    assert kept == first
+    assert (added.verdict, "larger" in added.question) == ("Cannot say", True)
+    assert "Registered 2026-02-03 04:05 UTC from 5 sizes" in added.answer
+    assert predicted_runs(study) == {SMALL.run_id, "later"}
+
+
+def test_a_run_of_which_nothing_can_be_expected_is_on_record(make_study: MakeStudy) -> None:
+    """Or each launch would ask anew, and the report repeat the answer."""
+    study = make_study(sizes={"nano": 25_000, "small": SMALL.params})
+    write_predictions(study, {"written_at": "2026-01-01T10:20:30+00:00", "entries": [entry_of(study, SMALL)]})
+    assert predicted_runs(study) == {SMALL.run_id}
 
 
 ENTRY = {"task": "classify", "axis": "params_backbone", "reason": None, "law": {"places": 3}, "expected": []}
