@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nepa_scale.data import file_io
-from nepa_scale.data.file_io import OPEN_FILES, RetryingReader, read_with_retries
+from nepa_scale.data.file_io import OPEN_FILES, RetryingReader, gaps, read_with_retries
 from nepa_scale.utils.errors import DataError
 
 
@@ -100,3 +100,12 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
     assert copy.read(paths[0], 0, 1) == b"0"
     del files, copy
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_what_is_missing_of_a_row_of_files_is_named() -> None:
+    """Between its files always; before the first only where a row begins at 0 or 1, and this one does not."""
+    assert gaps(["a-00.tar", "a-03.tar", "b-7.tar", "notes.txt"]) == ["a-01.tar", "a-02.tar"]
+    for first in (0, 1):
+        assert gaps([f"a-{first}.tar", f"a-{first + 1}.tar"], from_start=True) == []
+    assert gaps(["a-2.tar"]) == []
+    assert gaps(["a-2.tar"], from_start=True) == ["a-0.tar", "a-1.tar"]

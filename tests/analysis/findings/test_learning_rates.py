@@ -20,11 +20,13 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 PARAMS = {"femto": 1e4, "nano": 4e4}
 
 
-def study_of(path: Path, best: Mapping[str, float], *, failed: tuple[str, float] | None = None) -> Study:
-    """A grid of sizes by rates: skill is 0.3 at a size's best rate and 0.05 less for each factor of 2 from it."""
+def study_of(
+    path: Path, best: Mapping[str, float], *, loss: float = 0.05, failed: tuple[str, float] | None = None
+) -> Study:
+    """A grid of sizes by rates: skill is 0.3 at a size's best rate and ``loss`` less for each factor of 2 from it."""
     settings = {
         f"{size} {rate:g}": Setting(
-            pretrain=HEALTHY | {"skill": 0.3 - 0.05 * abs(math.log2(rate / best[size]))},
+            pretrain=HEALTHY | {"skill": 0.3 - loss * abs(math.log2(rate / best[size]))},
             values={"model.size": size, "pretrain.base_lr": rate},
         )
         for size in best
@@ -67,6 +69,9 @@ def test_a_best_rate_at_the_edge_decides_nothing(tmp_path: Path) -> None:
     found = answer(study_of(tmp_path, {"femto": 1e-3, "nano": 1e-3}))
     assert found.verdict == "Cannot say"
     assert "femto, nano lies at an edge" in found.detail
+    both = answer(study_of(tmp_path / "both", {"femto": 4e-3, "nano": 4e-3}, loss=-0.05))  # either end is as good
+    assert both.verdict == "Cannot say"
+    assert "femto, nano lies at an edge" in both.detail
 
 
 def test_a_failed_rate_is_no_data_point(tmp_path: Path) -> None:

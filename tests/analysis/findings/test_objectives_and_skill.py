@@ -212,5 +212,7 @@ def test_the_slope_at_given_values_is_that_of_partial_correlation() -> None:
     r = (xy - xg * yg) / np.sqrt((1 - xg**2) * (1 - yg**2))
     half = (slope.interval.high - slope.interval.low) / 2
     assert slope.value / half * stats.t.ppf(0.975, 4) == pytest.approx(r * np.sqrt(4 / (1 - r**2)))
+    far = slope_given(x + 1e7, given, y)  # what is too close to a line is judged by the spread, not by the size
+    assert isinstance(far, Slope) and far.value == pytest.approx(slope.value, rel=1e-4)
     assert isinstance(slope_given(2 * given + 1, given, y), NoFit)
     assert isinstance(slope_given(x[:3], given[:3], y[:3]), NoFit)

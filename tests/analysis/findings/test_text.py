@@ -20,6 +20,7 @@ from analysis.fit.student import Interval
         (text.count(12), "12"),
         (text.power(3.1e15), "3.1 x 10¹⁵"),
         (text.power(1e-5), "10⁻⁵"),
+        *((text.power(value), "(missing)") for value in (0.0, float("inf"), float("nan"))),
         (text.percent(0.4132), "41.3 %"),
         (text.points(-0.061), "-6.1"),
         (text.points(-0.0003), "0.0"),

@@ -233,6 +233,11 @@ def test_columns_of_other_names_are_found_or_asked_for(tmp_path: Path, capsys: p
     text = capsys.readouterr().err
     assert "has no column 'labels' of classes" in text
     assert "has no column 'image' of encoded images" in text
+    coarse = cifar().rename_columns(["image", "fine_label", "label"]).append_column("thumbnail", cifar()["img"])
+    usual = write(tmp_path / "usual", {"data/train.parquet": coarse, "data/valid.parquet": coarse})
+    assert prepare(usual, tmp_path / "usual-data") == 0  # of several columns those that are called image and label
+    stored = split_samples(tmp_path / "usual-data" / "pets", "validation")
+    assert [sample["cls"] for sample in stored.values()] == [b"%d" % (row % 2) for row in range(4)]
 
 
 @pytest.mark.parametrize("as_bytes", [True, False])

@@ -155,6 +155,9 @@ def test_mixed_images_stay_in_pairs(digits_root: Path) -> None:
     for gib in (3.5, 4, 5, 8):
         found = place(config, "classify", 1, DeviceMemory(int(gib * GIB), "of a test", on_gpu=False))
         assert found.micro_batch_size % 2 == 0
+    odd = parse([*words, "classify.image_size=224", "classify.batch_size=75"])  # no part of it is even: it stays whole
+    found = place(odd, "classify", 1, DeviceMemory(80 * GIB, "of a test", on_gpu=False))
+    assert (found.micro_batch_size, found.accumulation) == (75, 1)
 
 
 def test_bf16_never_gets_stage_0() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nepa_scale.config import overrides
@@ -18,12 +20,14 @@ def test_predicted_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert shares == sorted(shares, reverse=True)
 
 
-def test_loaders_bound_a_step() -> None:
+def test_loaders_bound_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     """Images that come too slowly are named as what bounds the step."""
     config = overrides.build([*overrides.split_words(scaling.PAPERS), ("data.num_workers", "4")])
     fast, slow = (scaling.rows(config, "h100", [8], rate)[0] for rate in (None, 100.0))
     assert fast.step.bound == "compute"
     assert (slow.step.bound, slow.images_per_second) == ("data", pytest.approx(800))
+    assert scaling.main(["devices=8", "data.num_workers=4", "images_per_core=25", "json=true"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["images_per_second"] == pytest.approx(800)
 
 
 @pytest.mark.parametrize(
