@@ -1,17 +1,18 @@
 """What tests of up to ten seconds can see: ``tests/mutants.py [count=200] [seed=0] [out=mutants.jsonl] [only=PATH]``.
 
-A mutant is the code with one operator, comparison, number or condition changed. For each, drawn by ``seed`` from the
-files below, the tests that import its module run in a copy of the repository until one fails: the mutant is killed. The
-share of killed mutants is printed; ``out`` holds a line for each, and a second call takes up where the first stopped.
-Not run by CI: 200 mutants take an hour or more of a core. Each is tried in a fork of one process that has imported
-torch, DeepSpeed and others, and nothing of the project.
+A mutant is the code with one operator, comparison, number or condition changed. First all tests (of the folder
+``tests=``) run once, and which lines each of them runs is kept in ``out`` with ``.tests.json`` behind it. Then, for
+each mutant, drawn by ``seed`` from the files below, the tests of its line run in a copy of the repository until one
+fails that passes without the mutant: it is killed. The share of killed mutants is printed; ``out`` holds a line for
+each, and a second call takes up where the first stopped. Not run by CI: on two cores the notes take half an hour, 200
+mutants as long. Each is tried in a fork of one process that has imported torch, DeepSpeed and others, and nothing of
+the project.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import random
 import re
 import shutil
@@ -19,14 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "nepa_scale")]
+sys.path[:0] = [str(REPOSITORY), *(str(REPOSITORY / "tests" / name) for name in (".", "nepa_scale"))]
 
 import warm  # noqa: E402  found only now
+from mutant_notes import Notes, environment, noted  # noqa: E402
 
 #: Where a wrong sign or an off-by-one changes a result that somebody may publish.
 MUTATED = (
@@ -55,9 +57,6 @@ COPIED = (
     "pyproject.toml",
     "README.md",
 )
-
-#: What is run: all but slow tests, and of those the ones that take ten seconds at most.
-BRIEF = " or ".join(["not slow", *(f"slow(seconds={seconds})" for seconds in range(3, 11))])
 
 COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<=",
@@ -133,20 +132,6 @@ def _is_text(node: ast.BinOp) -> bool:
     )
 
 
-def tests_of(path: str) -> list[str]:
-    """The test files that import a module, else those that import something of its folder."""
-    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    package, _, name = module.rpartition(".")
-    direct = re.compile(rf"(from|import) {re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{name}\b")
-    near = re.compile(rf"(from|import) {re.escape(package)}\b")
-    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
-    texts = {str(file.relative_to(REPOSITORY)): file.read_text(encoding="utf-8") for file in files}
-    for pattern in (direct, near):
-        if found := [file for file, text in texts.items() if pattern.search(text)]:
-            return sorted(found, key=lambda file: Path(file).stem != f"test_{name}")  # its own tests first
-    return []
-
-
 class Libraries(warm.WarmChild):
     """A process that has imported what tests import, but nothing of the project, of which it will see the copy."""
 
@@ -156,34 +141,55 @@ class Libraries(warm.WarmChild):
     )
 
 
-def tested(files: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
-    """The tests of up to ten seconds in ``files`` of the copy, until one fails."""
+def tested(tests: Collection[str], copy: Path) -> subprocess.CompletedProcess[str]:
+    """The ``tests`` of the copy, in this order, until one fails."""
+    order = copy / "order.json"
+    order.write_text(json.dumps([*tests]), encoding="utf-8")
     loaded = ["-W", "ignore:Module already imported"]  # which pytest would rewrite
-    command = ["-m", "pytest", "-x", "-q", "-m", f"({BRIEF}) and not long", "-p", "no:cacheprovider", *loaded, *files]
-    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return warm.run(command, kind=Libraries, cwd=copy, env=environment)
+    options = ["-x", "-q", "-p", "mutant_tests", "-p", "no:cacheprovider", "-p", "no:xdist", *loaded]
+    settings = environment(copy) | {"ORDER": str(order)}
+    return warm.run(["-m", "pytest", *options, *tests], kind=Libraries, cwd=copy, env=settings)
 
 
-def killed(mutant: Mutant, copy: Path) -> dict[str, Any]:
-    """Whether a test fails with the mutant in place, and how long it took to see."""
+def killer(notes: Notes, mutant: Mutant, copy: Path) -> str | None:
+    """The test that fails with the mutant in place and passes without it; None if there is none.
+
+    Raises ``subprocess.TimeoutExpired`` where it hangs, which a suite's time limit shows, or the machine is busy.
+    """
     target = copy / mutant.path
     original = target.read_bytes()
-    target.write_bytes(original[: mutant.start] + mutant.text.encode() + original[mutant.end :])
-    files, started = tests_of(mutant.path), time.monotonic()
+    while tests := notes.tests(mutant.path, mutant.line):
+        target.write_bytes(original[: mutant.start] + mutant.text.encode() + original[mutant.end :])
+        try:
+            done = tested(tests, copy)
+        finally:
+            target.write_bytes(original)
+        if done.returncode == 0:
+            return None
+        summary = done.stdout.rpartition("short test summary info")[2]
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", summary, re.MULTILINE)
+        if failed is None or failed[1] not in notes.seconds:
+            return "collection"  # of the tests, which import it
+        if tested([failed[1]], copy).returncode == 0:
+            return failed[1]
+        notes.failing.add(failed[1])
+    return None
+
+
+def tried(notes: Notes, mutant: Mutant, copy: Path) -> dict[str, Any]:
+    """Whether a test kills the mutant, which one, and how long it took to see."""
+    started = time.monotonic()
     try:
-        done = tested(files, copy)
-        state = "survived" if done.returncode == 0 else "killed"
+        found = killer(notes, mutant, copy)
+        state = "survived" if found is None else "killed"
     except subprocess.TimeoutExpired:
-        state = "timed out"  # it hangs, which a suite's time limit shows, or the machine is busy
-    finally:
-        target.write_bytes(original)
-    state = state if files else "survived"
-    return {"mutant": mutant.key, "state": state, "seconds": round(time.monotonic() - started, 1), "tests": len(files)}
+        found, state = None, "timed out"
+    return {"mutant": mutant.key, "state": state, "seconds": round(time.monotonic() - started, 1), "by": found}
 
 
 def main(arguments: list[str]) -> int:
     """Try the mutants that ``out`` does not have yet."""
-    settings = {"count": "200", "seed": "0", "out": "mutants.jsonl", "only": ""}
+    settings = {"count": "200", "seed": "0", "out": "mutants.jsonl", "only": "", "tests": "tests"}
     settings |= dict(argument.partition("=")[::2] for argument in arguments)
     folders = [settings["only"]] if settings["only"] else list(MUTATED)
     paths = [path for folder in folders for path in sorted((REPOSITORY / folder).rglob("*.py"))]
@@ -197,12 +203,10 @@ def main(arguments: list[str]) -> int:
         for name in COPIED:
             source = REPOSITORY / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
-        done = tested(["tests/nepa_scale/test_checks.py"], copy)
-        if done.returncode:  # or every mutant would seem to be killed
-            raise SystemExit(f"tests fail without any mutant:\n{done.stdout}{done.stderr}")
+        notes = noted(copy, Path(f"{out}.tests.json"), settings["tests"])
         for mutant in drawn[: int(settings["count"])]:
             if mutant.key not in known:
-                records.append(killed(mutant, copy))
+                records.append(tried(notes, mutant, copy))
                 print(json.dumps(records[-1]), flush=True)
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(records[-1]) + "\n")

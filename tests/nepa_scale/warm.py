@@ -234,6 +234,7 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
     tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(request.environment)
+    _measure_anew()
     code: Any = 0
     try:
         if "torch" in sys.modules:  # where it was imported it was told to use one thread
@@ -253,6 +254,16 @@ def _become(request: Request, files: Sequence[int]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _measure_anew() -> None:
+    """Where coverage measures, note what runs from here on for the test that this process belongs to."""
+    if "COVERAGE_PROCESS_START" in os.environ:
+        import coverage
+
+        if (current := coverage.Coverage.current()) is not None:
+            current.stop()
+        coverage.process_startup(force=True)
 
 
 def _join(request: Request) -> None:
