@@ -32,6 +32,10 @@ def test_the_surface_comes_back(tmp_path: Path) -> None:
     for start, truth in {"alpha = ": ALPHA, "beta = ": BETA, "N ∝ C^": BETA / (ALPHA + BETA)}.items():
         stated = float(finding.answer.partition(start)[2].split()[0])
         assert stated == pytest.approx(truth, abs=0.03)
+    ratio = ALPHA * A / (BETA * B)  # Hoffmann et al. 2022, equation 4
+    best = ratio ** (1 / (ALPHA + BETA)) * (1e8 * 1e10) ** (BETA / (ALPHA + BETA))
+    stated_best = re.search(r"has (\S+)\s(\S) parameters", finding.answer)
+    assert stated_best and float(stated_best[1]) * {"M": 1e6, "G": 1e9}[stated_best[2]] == pytest.approx(best, rel=0.3)
     assert "n = 36 runs of 6 sizes" in finding.answer
     floor = re.search(r" E = \S+ \((\S+) to (\S+)\), ", finding.answer)
     assert floor and float(floor[1]) < E < float(floor[2])

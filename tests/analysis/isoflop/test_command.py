@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -156,5 +157,9 @@ def test_further_and_held_out_budgets(table: Path, capsys: pytest.CaptureFixture
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "prediction at 1e+20: N* = " in shown and "held out at 1e+19: N* = " in shown
+    found = re.search(r"N\* ~ C\^(\S+) \((\S+) \.\. (\S+)\), D\* ~ C\^(\S+) \((\S+) \.\. (\S+)\)", shown)
+    assert found is not None
+    size, data = (np.array([float(found[place]) for place in places]) for places in ((1, 2, 3), (4, 6, 5)))
+    assert size + data == pytest.approx(np.ones(3), abs=2e-4)  # what does not go into size goes into data
     assert main([str(table), *WORDS, "--holdout", "budget>1e30"]) == 2
     assert "no budget that has a minimum is held out" in capsys.readouterr().err
