@@ -95,3 +95,16 @@ def test_intervals_of_many_rows_take_no_fit_for_each() -> None:
     assert found is not None
     oracle = small.b_interval.high - small.b_interval.low
     assert found.high - found.low == pytest.approx(oracle, rel=0.3)
+
+
+def test_errors_are_of_the_prediction_over_the_value() -> None:
+    """Rows that lie at half and at twice an exact law."""
+    x = np.geomspace(1e5, 1e9, 10)
+    y = 4 * x**-0.2
+    held = np.arange(10) >= 8
+    found = hold_out(POWER, x[None], np.where(held, y * np.where(x == x.max(), 2.0, 0.5), y), held, options=SQUARES)
+    assert isinstance(found, HeldOut)
+    assert (found.n_fit, found.n) == (8, 2)
+    assert found.predicted == pytest.approx(y[held])
+    assert (found.worst_error, found.mean_error) == pytest.approx((1.0, 0.75), rel=1e-4)
+    assert found.rmse_log == pytest.approx(np.log(2), rel=1e-4)
