@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from sweeps.jobs.task_status import not_begun
 from sweeps.plan import plan
 from sweeps.plan.feasibility import check_shards, make_embedded_data
 from sweeps.plan.machine import local_slots
-from sweeps.plan.plan import CLUSTER_NAME, Plan, PlannedRun, read_cluster, save_cluster
+from sweeps.plan.plan import CLUSTER_NAME, Plan, read_cluster, save_cluster
 from sweeps.planner import (
     PlannedLaunch,
     announcement,
@@ -121,8 +121,9 @@ def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
 def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
-    waiting = not_started(held, study_dir)
-    if not (coming := _unpredicted(waiting, study_dir)):
+    waiting, known = not_started(held, study_dir), predicted_runs(study_dir)
+    coming = [run for run in waiting if run.run_id not in known]
+    if not coming:
         there = f"{study_dir / PREDICTIONS} says what is expected and stays as it is"
         print(f"predict=true: {there if waiting else 'the largest runs have started, so nothing is expected of them'}")
         return _carry_out(request, prepared)
@@ -135,17 +136,9 @@ def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
                 return code  # a signal has ended the watching
             others = {run.run_id for run in planned.runs} - needed - set(held)
             return max(code, _carry_out(request, prepared, others))
-    with exclusive(study_dir):
-        if coming := _unpredicted(coming, study_dir):  # another launch may have been quicker
-            for line in register(planned, coming, study_dir, request.predict_from or study_dir):
-                print(line)
+    for line in register(planned, coming, study_dir, request.predict_from or study_dir):
+        print(line)
     return _carry_out(request, prepared)
-
-
-def _unpredicted(runs: Iterable[PlannedRun], study_dir: Path) -> list[PlannedRun]:
-    """Those ``runs`` that ``predictions.json`` does not speak of."""
-    known = predicted_runs(study_dir)
-    return [run for run in runs if run.run_id not in known]
 
 
 def _run_id(job: Job) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from analysis.study.files import PREDICTIONS, write_predictions
 from nepa_scale.config.registry import PRETRAIN
-from nepa_scale.run_dir.status import now, read_status
+from nepa_scale.run_dir.status import exclusive, now, read_status
 from nepa_scale.utils.errors import ConfigError
 from sweeps.calibrate import known_times
 from sweeps.plan import plan
@@ -169,7 +169,8 @@ def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: 
         "source": str(source.absolute()),
         "entries": entries,
     }
-    write_predictions(study_dir, content)
+    with exclusive(study_dir):
+        write_predictions(study_dir, content)
     return [*(_line(entry) for entry in entries), f"written: {study_dir / PREDICTIONS}"]
 
 

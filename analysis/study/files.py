@@ -263,19 +263,21 @@ def _check_entry(entry: dict[str, Any]) -> None:
 def predicted_runs(study_dir: Path) -> set[str]:
     """The runs that ``predictions.json`` says something of, be it that nothing can be expected."""
     content = read_predictions(study_dir) or {"entries": []}
-    return {
-        run_id
-        for entry in content["entries"]
-        for run_id in (*entry.get("run_ids", ()), *(expected["run_id"] for expected in entry["expected"]))
-    }
+    return {run_id for entry in content["entries"] for run_id in _runs_of(entry)}
+
+
+def _runs_of(entry: Mapping[str, Any]) -> set[str]:
+    return {*entry.get("run_ids", ()), *(expected["run_id"] for expected in entry["expected"])}
 
 
 def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
-    """Write down what is expected of runs to come. What the file says already stays; the new entries follow it, each
-    with its own time and source. Raises ``UserError`` when the file is damaged."""
+    """Write down what is expected of runs to come. What the file says already stays; entries about other runs follow
+    it, each with its own time and source. Raises ``UserError`` when the file is damaged."""
     earlier = read_predictions(study_dir)
     if earlier is not None:
+        known = predicted_runs(study_dir)
         origin = {name: content[name] for name in ("written_at", "source") if name in content}
-        content = earlier | {"entries": [*earlier["entries"], *(entry | origin for entry in content["entries"])]}
+        added = [entry | origin for entry in content["entries"] if not _runs_of(entry) <= known]
+        content = earlier | {"entries": [*earlier["entries"], *added]}
     study_dir.mkdir(parents=True, exist_ok=True)
     write_json(study_dir / PREDICTIONS, {"schema": PREDICTIONS_SCHEMA, **content})

@@ -131,6 +131,8 @@ def test_what_is_written_is_only_added_to(make_study: MakeStudy) -> None:
     assert (added.verdict, "larger" in added.question) == ("Cannot say", True)
     assert "Registered 2026-02-03 04:05 UTC from 5 sizes" in added.answer
     assert predicted_runs(study) == {SMALL.run_id, "later"}
+    write_predictions(study, {"written_at": "2026-03-04T05:06:07+00:00", "entries": [entry_of(study, larger)]})
+    assert check_predictions(read_study(study)) == [kept, added]  # of two launches the quicker one counts
 
 
 def test_a_run_of_which_nothing_can_be_expected_is_on_record(make_study: MakeStudy) -> None:
