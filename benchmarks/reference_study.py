@@ -37,7 +37,7 @@ PAGE, RECORDS = "index.md", "records.tar.xz"
 KEPT = ("results.parquet", "report.html", "headline.png", "predictions.json")
 RECORDED = ("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json")
 RATES = "learning_rates.csv"
-SIZES = ("femto", "pico", "nano", "micro")
+SIZES = ("femto", "pico", "nano", "micro", "mini")
 STEPS, BATCH = "config.pretrain.steps", 32
 LABELLED = 500  # images, 50 of each of ten classes
 

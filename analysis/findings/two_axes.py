@@ -79,8 +79,9 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     best = compute_optimal(fit, float(c.max()), flops_per)
     without = [name for name, interval in fit.intervals.items() if interval is None]
     idle = [name for name in EXPONENTS if (interval := fit.intervals[name]) is not None and 0.0 in interval]
-    unsure = [name for name in EXPONENTS if name in (*without, *idle)]
-    # The values of what is not determined, and of the floor beside it, are where a search happened to end.
+    wide = [name for name in EXPONENTS if (ends := fit.intervals[name]) and ends.high > text.MOST_SPREAD * ends.low]
+    unsure = [name for name in EXPONENTS if name in (*without, *idle, *wide)]
+    # Values of what is not determined, far ends of wide intervals and the floor are where a search happened to end.
     shown = [name for name in EXPONENTS if name not in unsure] if unsure else ["E", *EXPONENTS]
     said = [f"{name} = {text.number(fit.parameters[name])}{_within(fit.intervals[name])}" for name in shown]
     said += [f"{' and '.join(unsure)} not determined"] if unsure else []

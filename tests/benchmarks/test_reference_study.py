@@ -91,10 +91,13 @@ def test_gain_is_that_of_sizes(study: Study, table: pd.DataFrame) -> None:
 def test_prediction_was_written_before_what_it_predicts(study: Study, table: pd.DataFrame) -> None:
     """No run that it speaks of had finished, and none of them is among those it was fitted to."""
     content = json.loads((study.path / "predictions.json").read_text(encoding="utf-8"))
-    expected = {run["run_id"] for entry in content["entries"] for run in entry["expected"]}
-    fitted = {run["run_id"] for entry in content["entries"] for run in entry["fitted_to"]}
-    assert expected and not expected & fitted
-    assert (table.loc[table["run_id"].isin(expected), "updated_at"] > content["written_at"]).all()
+    for entry in content["entries"]:
+        expected, fitted = ({run["run_id"] for run in entry[name]} for name in ("expected", "fitted_to"))
+        assert not expected & fitted
+        written_at = entry.get("written_at", content["written_at"])
+        assert (table.loc[table["run_id"].isin(expected), "updated_at"] > written_at).all()
+    labels = {run["label"] for entry in content["entries"] for run in entry["expected"]}
+    assert labels == {"micro, steps=8000", "mini, steps=8000"}
 
 
 def test_kept_files_are_small_and_name_no_folder_of_a_machine() -> None:
