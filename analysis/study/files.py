@@ -251,6 +251,8 @@ def _check_entry(entry: dict[str, Any]) -> None:
     checked({"written_at": "", "run_ids": [], **entry}, _ENTRY)
     if entry["task"] not in TASKS or entry["axis"] not in PREDICTION_AXES:
         raise Unreadable(f"nothing is known of {entry['task']!r} along {entry['axis']!r}")
+    for run_id in entry.get("run_ids", ()):
+        checked({"run_ids": run_id}, {"run_ids": (str,)})
     if entry["law"] is not None:
         checked(entry["law"], {"places": (int,)})
     for expected in entry["expected"]:

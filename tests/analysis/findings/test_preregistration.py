@@ -153,6 +153,7 @@ EXPECTED = {"run_id": "r", "label": "small", "x": 1e6, "error": 0.2, "low": 0.1,
         *({"entries": [entry]} for entry in (3, [], {}, ENTRY | {"task": "sleep"}, ENTRY | {"axis": "x"})),
         *({"entries": [ENTRY | {"law": law}]} for law in ({}, [], {"places": "many"})),
         *({"entries": [ENTRY | {"expected": expected}]} for expected in (3, [3], [{}])),
+        *({"entries": [ENTRY | change]} for change in ({"run_ids": 3}, {"run_ids": [[]]}, {"written_at": 3})),
         *(
             {"entries": [ENTRY | {"expected": [EXPECTED | change]}]}
             for change in ({"x": "far"}, {"error": [1]}, {"low": float("inf")}, {"high": 10**400}, {"label": None})
