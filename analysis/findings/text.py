@@ -76,9 +76,14 @@ def interval(values: Interval) -> str:
     return f"{low} to {high}"
 
 
+def is_useful(low: float, high: float) -> bool:
+    """Whether both ends of an interval of what is above zero say something."""
+    return low > 0 and high < MOST_SPREAD * low
+
+
 def span(low: float, high: float, write: Callable[[float], str] = number) -> str:
     """``low to high`` of what is above zero; or how far the ends are apart, from ``MOST_SPREAD`` times on."""
-    if low > 0 and high < MOST_SPREAD * low:
+    if is_useful(low, high):
         return f"{write(low)} to {write(high)}"
     apart = f"{math.log10(high / low):.1f} decades" if low > 0 and math.isfinite(high) else "without bounds"
     return f"too wide to be of use: {apart}"

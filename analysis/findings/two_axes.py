@@ -79,8 +79,8 @@ def _finding(points: pd.DataFrame, target: Target) -> Finding:
     best = compute_optimal(fit, float(c.max()), flops_per)
     without = [name for name, interval in fit.intervals.items() if interval is None]
     idle = [name for name in EXPONENTS if (interval := fit.intervals[name]) is not None and 0.0 in interval]
-    wide = [name for name in EXPONENTS if (ends := fit.intervals[name]) and ends.high > text.MOST_SPREAD * ends.low]
-    unsure = [name for name in EXPONENTS if name in (*without, *idle, *wide)]
+    sure = {name for name, ends in fit.intervals.items() if ends is not None and text.is_useful(ends.low, ends.high)}
+    unsure = [name for name in EXPONENTS if name not in sure]
     # Values of what is not determined, far ends of wide intervals and the floor are where a search happened to end.
     shown = [name for name in EXPONENTS if name not in unsure] if unsure else ["E", *EXPONENTS]
     said = [f"{name} = {text.number(fit.parameters[name])}{_within(fit.intervals[name])}" for name in shown]

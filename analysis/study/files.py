@@ -264,12 +264,13 @@ def _check_entry(entry: dict[str, Any]) -> None:
 
 def predicted_runs(study_dir: Path) -> set[str]:
     """The runs that ``predictions.json`` says something of, be it that nothing can be expected."""
-    content = read_predictions(study_dir) or {"entries": []}
-    return {run_id for entry in content["entries"] for run_id in _runs_of(entry)}
+    content = read_predictions(study_dir)
+    return set() if content is None else _runs_of(content["entries"])
 
 
-def _runs_of(entry: Mapping[str, Any]) -> set[str]:
-    return {*entry.get("run_ids", ()), *(expected["run_id"] for expected in entry["expected"])}
+def _runs_of(entries: Sequence[Mapping[str, Any]]) -> set[str]:
+    stated = {run_id for entry in entries for run_id in entry.get("run_ids", ())}
+    return stated | {expected["run_id"] for entry in entries for expected in entry["expected"]}
 
 
 def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
@@ -277,9 +278,9 @@ def write_predictions(study_dir: Path, content: Mapping[str, Any]) -> None:
     it, each with its own time and source. Raises ``UserError`` when the file is damaged."""
     earlier = read_predictions(study_dir)
     if earlier is not None:
-        known = predicted_runs(study_dir)
+        known = _runs_of(earlier["entries"])
         origin = {name: content[name] for name in ("written_at", "source") if name in content}
-        added = [entry | origin for entry in content["entries"] if not _runs_of(entry) <= known]
+        added = [entry | origin for entry in content["entries"] if not _runs_of([entry]) <= known]
         content = earlier | {"entries": [*earlier["entries"], *added]}
     study_dir.mkdir(parents=True, exist_ok=True)
     write_json(study_dir / PREDICTIONS, {"schema": PREDICTIONS_SCHEMA, **content})
