@@ -4,8 +4,8 @@ python benchmarks/reference_study.py [study=STUDY_DIR] [rates=STUDY_DIR,...] [fo
 
 With ``study`` the folder takes over what the launcher and ``nepa-report`` wrote there: results.parquet, report.html,
 headline.png, predictions.json, and records.tar.xz with the plan and every state and result, from which the report can
-be made again. ``rates`` are studies of ``grid=lr``, of which learning_rates.csv holds what each run reached. Then each
-table is written into the page, between its lines ``<!-- NAME -->`` and ``<!-- end -->``.
+be made again. ``rates`` are studies of ``grid=lr``; what each of their runs reached goes into learning_rates.csv. Then
+each table is written into the page, between its lines ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[0:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
@@ -30,13 +29,13 @@ from command import read_settings  # noqa: E402  (after the path)
 from analysis.findings import text  # noqa: E402
 from analysis.reporting.build import answer  # noqa: E402
 from analysis.study.records import Study, read_study  # noqa: E402
-from nepa_scale.run_dir.run_folder import CONFIG_NAME  # noqa: E402
 from nepa_scale.utils.files import write_atomically  # noqa: E402
 
 PAGE, RECORDS = "index.md", "records.tar.xz"
 KEPT = ("results.parquet", "report.html", "headline.png", "predictions.json")
 RECORDED = ("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json")
 RATES = "learning_rates.csv"
+RATE_KEYS = ["rule", "steps", "size", "base_lr"]
 SIZES = ("femto", "pico", "nano", "micro", "mini")
 STEPS, BATCH = "config.pretrain.steps", 32
 LABELLED = 500  # images, 50 of each of ten classes
@@ -63,33 +62,37 @@ def keep(study: Path, folder: Path) -> None:
 
 
 def keep_rates(studies: Iterable[Path], folder: Path) -> None:
-    """Take over what each run of studies of ``grid=lr`` reached, by rule, size and rate."""
-    columns = {
-        "size": "size",
-        "config.pretrain.base_lr": "base_lr",
-        "metrics.skill": "skill",
-        "metrics.effective_rank_outputs": "effective_rank",
-    }
-    tables = []
-    for path in studies:
-        study = read_study(path)
-        runs = study.finished("pretrain").set_index("run_id")
-        kept = runs[list(columns)].rename(columns=columns)
-        kept["top1"] = study.finished("classify").set_index("run_id").get("metrics.top1")
-        kept.insert(0, "rule", [_rule(path / "runs" / str(run_id) / CONFIG_NAME) for run_id in kept.index])
-        tables.append(kept)
-    rows = pd.concat(tables).sort_values(["rule", "base_lr"], kind="stable")
+    """Take over what each run of studies of ``grid=lr`` reached, by rule, length, size and rate.
+
+    Rows of other rules and lengths, and of other rates, stay as they are in the file.
+    """
+    reached = pd.concat([_reached(read_study(path)) for path in studies]).set_index(RATE_KEYS)
+    kept = pd.read_csv(folder / RATES).set_index(RATE_KEYS)
+    rows = pd.concat([kept[~kept.index.isin(reached.index)], reached]).reset_index()
+    rows = rows.sort_values(["rule", "steps", "base_lr"], kind="stable")
     write_atomically(folder / RATES, rows.to_csv(index=False, float_format="%.4g"))
 
 
-def _rule(config: Path) -> str:
-    """The rule by which a run's rate follows its size."""
-    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["pretrain"]["lr_rule"])
+def _reached(study: Study) -> pd.DataFrame:
+    """A row for each finished pre-training: what it is, what it measured, and top-1 at the best rate of fine-tuning."""
+    runs = study.finished("pretrain").set_index("run_id")
+    configs = [study.results[str(run_id), "pretrain"]["config"] for run_id in runs.index]
+    columns = {
+        "rule": [config["pretrain.lr_rule"] for config in configs],
+        "steps": [config["pretrain.steps"] for config in configs],
+        "size": runs["size"],
+        "base_lr": [config["pretrain.base_lr"] for config in configs],
+        "skill": runs["metrics.skill"],
+        "effective_rank": runs["metrics.effective_rank_outputs"],
+        "top1": study.finished("classify").set_index("pretrained_by").get("metrics.top1"),
+    }
+    return pd.DataFrame(columns, index=runs.index)
 
 
-def rates(folder: Path, metric: str, factor: float) -> str:
-    """A row for each rule and size: the ``metric`` times ``factor`` at each learning rate."""
+def rates(folder: Path, steps: int, metric: str, factor: float) -> str:
+    """A row for each rule and size: the ``metric`` times ``factor`` at each learning rate, after ``steps``."""
     table = pd.read_csv(folder / RATES)
+    table = table[table["steps"] == steps]
     learning_rates = sorted(table["base_lr"].unique())
     body = []
     for rule in ("fixed", "mup"):
@@ -180,11 +183,14 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "skill": skill_by_length,
     "answers": answers,
 }
-#: The column of the learning rates' table, and its factor.
+#: The length of pre-training, the column of the learning rates' table, and its factor.
 RATE_TABLES = {
-    "skill-by-rate": ("skill", 100),
-    "rank-by-rate": ("effective_rank", 1),
-    "top-1-by-rate": ("top1", 100),
+    "skill-by-rate": (1000, "skill", 100),
+    "rank-by-rate": (1000, "effective_rank", 1),
+    "top-1-by-rate": (1000, "top1", 100),
+    "skill-by-rate-long": (8000, "skill", 100),
+    "rank-by-rate-long": (8000, "effective_rank", 1),
+    "top-1-by-rate-long": (8000, "top1", 100),
 }
 
 
