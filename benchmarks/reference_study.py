@@ -3,9 +3,10 @@
 python benchmarks/reference_study.py [study=STUDY_DIR] [rates=STUDY_DIR,...] [folder=docs/reference-study]
 
 With ``study`` the folder takes over what the launcher and ``nepa-report`` wrote there: results.parquet, report.html,
-headline.png, predictions.json, and records.tar.xz with the plan and every state and result, from which the report can
-be made again. ``rates`` are studies of ``grid=lr``; what each of their runs reached goes into learning_rates.csv. Then
-each table is written into the page, between its lines ``<!-- NAME -->`` and ``<!-- end -->``.
+headline.png, predictions.json, and records.tar.xz with the plan, every state and result, and the logs of pre-training
+that are at hand, from which the report can be made again. ``rates`` are studies of ``grid=lr``; what each of their runs
+reached goes into learning_rates.csv. Then each table is written into the page, between its lines ``<!-- NAME -->`` and
+``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from nepa_scale.utils.files import write_atomically  # noqa: E402
 
 PAGE, RECORDS = "index.md", "records.tar.xz"
 KEPT = ("results.parquet", "report.html", "headline.png", "predictions.json")
-RECORDED = ("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json")
+RECORDED = (
+    *("plan.json", "predictions.json", "runs/*/*/status.json", "runs/*/*/result.json"),
+    "runs/*/pretrain/metrics.jsonl",
+)
 RATES = "learning_rates.csv"
 RATE_KEYS = ["rule", "steps", "size", "base_lr"]
 SIZES = ("femto", "pico", "nano", "micro", "mini")
@@ -171,9 +175,9 @@ def by_labels(study: Study) -> str:
 
 
 def answers(study: Study) -> str:
-    """The report's questions with verdict and answer, but for those without one and those about the tuning."""
-    found = [f for f in answer(study.path).findings if f.verdict != "Cannot say" and "base_lr" not in f.question]
-    return _markdown(["question", "verdict", "answer"], [[f.question, f.verdict, f.answer] for f in found])
+    """The report's questions with verdict and answer, but for those that it cannot answer."""
+    found = [finding for finding in answer(study.path).findings if finding.verdict != "Cannot say"]
+    return _markdown(["question", "verdict", "answer"], [[each.question, each.verdict, each.answer] for each in found])
 
 
 TABLES: dict[str, Callable[[Study], str]] = {

@@ -13,6 +13,10 @@ from analysis.fit.power_law import PowerLawFit
 from analysis.fit.student import NoFit
 from analysis.study.records import Study
 
+SCRATCH_PLACE = (
+    "A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners; one whose partners "
+    "differ in them is not drawn."
+)
 NAMES = {PRETRAINED: "pretrained", OTHER: "other weights", SCRATCH: "from-scratch baseline"}
 
 
@@ -24,7 +28,7 @@ def error_caption(drawn: Sequence[Series], target: Target, axis: Axis) -> str:
         parts.append("Lines: fitted power laws, dashed beyond the data, where nothing supports them.")
         parts.append(f"Band: where one further pretrained run would lie ({text.LEVEL}).")
     if axis is COMPUTE and any(points.init == SCRATCH for points in drawn):
-        parts.append("A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners.")
+        parts.append(SCRATCH_PLACE)
     return " ".join(parts)
 
 

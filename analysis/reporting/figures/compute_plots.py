@@ -29,7 +29,7 @@ from analysis.isoflop import (
 from analysis.laws.law import Array
 from analysis.reporting.figures import captions, drawing
 from analysis.reporting.figures.drawing import INK, QUIET, Palette, palette, readable
-from analysis.reporting.figures.plots import LOOKS, Plot
+from analysis.reporting.figures.plots import LOOKS, Plot, last_places
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import TASKS
 
@@ -94,7 +94,6 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: 
     reached = best["error"].to_numpy(float)
     axes.step(steps, [*reached, reached[-1]], where="post", color=INK, linewidth=1.4, label="frontier", zorder=1)
     groups = points["label"].map(looks.group_of)
-    named = readable([group for group in looks.groups if (groups == group).any()])
     for init in (PRETRAINED, SCRATCH):
         if not (points["init"] == init).any():
             continue
@@ -102,9 +101,9 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame, best: pd.DataFrame, looks: 
         for group, group_points in points[points["init"] == init].groupby(groups, sort=False):
             x, y = group_points["flops"].to_numpy(float), group_points["error"].to_numpy(float)
             axes.plot(x, y, color=looks.colours[str(group)], zorder=3, **look)
-            if init == PRETRAINED and str(group) in named:
-                drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
         axes.plot([], [], color=drawing.QUIET, label=captions.NAMES[init], **look)
+    pretrained = points[points["init"] == PRETRAINED]
+    drawing.name_below(axes, last_places(pretrained["flops"], pretrained["error"], groups, looks))
     drawing.legend_above(axes)
 
 

@@ -35,7 +35,8 @@ Key = tuple[str, str]
 def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str = "pretrain") -> Plot:
     """Draw a logged ``metric`` of ``task`` against images seen, by label, or by size where labels are too many."""
     looks, during = palette(study), spec(task).phase
-    by_label, groups = _grouped(study, logged.of(task, metric), looks)
+    curves = logged.of(task, metric)
+    by_label, groups = _grouped(study, curves, looks)
     shown = readable(list(groups))
     with drawing.style():
         figure, axes = drawing.new_figure()
@@ -47,6 +48,7 @@ def curve_plot(study: Study, logged: Curves, metric: str, name: str, task: str =
     caption = f"{captions.capital(name)} during {during}: {_lines(groups)}, {_styles(study, by_label=by_label)}."
     if len(shown) < len(groups):
         caption += f" {len(shown)} of {text.counted(len(groups), noun(study) if by_label else 'size')} are drawn."
+    caption += _not_logged(study, curves, task)
     caption += captions.shared_pretraining(study) if task == "pretrain" else ""
     alt = _alt({group: groups[group] for group in shown}, name, during)
     return Plot(f"curve-{task}-{metric}", figure, caption, alt)
@@ -75,6 +77,14 @@ def _lines(groups: Mapping[str, Sequence[Curve]]) -> str:
     if most <= 1:
         return "one line per run"
     return f"line, the mean over the runs that got so far (up to {most}); band, their lowest to highest value"
+
+
+def _not_logged(study: Study, curves: Sequence[Curve], task: str) -> str:
+    """Say of how many finished runs there are curves, where some have none."""
+    finished = set(study.finished(task)["run_id"])
+    logged = len(finished & {curve.run_id for curve in curves})
+    missing = 0 < logged < len(finished)
+    return f" {logged} of {text.counted(len(finished), 'finished run')} have such a log here." if missing else ""
 
 
 def _draw(axes: Axes, groups: Mapping[str, Sequence[Curve]], looks: Palette) -> None:

@@ -9,7 +9,7 @@ import functools
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +21,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.transforms import Bbox, BboxBase
 
 from analysis.findings import text
 from analysis.findings.series import label_order, scales_sizes, size_of, size_order
@@ -41,6 +43,9 @@ LINE_STYLES: Sequence[Any] = (
 MARGIN = 1.35  # empty factor around the data on log axes
 HIGHEST_ERROR = 1.15
 MAX_LABEL = 24
+LONGEST_OF_THREE = 12  # letters of the longest name in a legend of three columns
+_HALO: Mapping[str, Any] = {"linewidth": 2.5, "foreground": "white"}  # a name stays readable on a line
+MARKER_RADIUS = 6  # points, of what a name must keep clear of
 _NOTHING = "\u200b"
 """A letter without width, before a name that begins with ``_``: matplotlib leaves such names out of legends."""
 MAX_TICKS = 7
@@ -160,16 +165,38 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
-def name_below(axes: Axes, name: str, x: float, y: float, *, left: bool = False) -> None:
-    """Write the name of a size under its point, or to the ``left`` of there."""
-    offset: dict[str, Any] = {"xytext": (6 if left else 0, -14), "ha": "right" if left else "center"}
-    axes.annotate(short(name), (x, y), textcoords="offset points", va="baseline", fontsize="small", **offset)
+def name_below(axes: Axes, places: Mapping[str, tuple[float, float]], left: Collection[str] = ()) -> None:
+    """Write the name of each place (x, y) under it, or to the left of there. The limits of ``axes`` must be set.
+
+    A name that would run into another place or into a shorter name is left out.
+    """
+    points = {name: _around(axes, place) for name, place in places.items()}
+    written: list[BboxBase] = []
+    for name in sorted(places, key=len):
+        where: dict[str, Any] = {"xytext": (6 if name in left else 0, -14), "ha": "right" if name in left else "center"}
+        look: dict[str, Any] = {"va": "baseline", "fontsize": "small", "path_effects": [withStroke(**_HALO)]}
+        note = axes.annotate(short(name), places[name], textcoords="offset points", **where, **look)
+        box = note.get_window_extent()
+        others = (point for of, point in points.items() if of != name)
+        if any(map(box.overlaps, (*written, *others))):
+            note.remove()
+        else:
+            written.append(box)
+
+
+def _around(axes: Axes, place: tuple[float, float]) -> Bbox:
+    """The square around a marker at ``place``, in pixels of the canvas."""
+    x, y = axes.transData.transform(place)
+    half = MARKER_RADIUS * axes.get_figure(root=True).dpi / 72
+    return Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half)
 
 
 def legend_above(axes: Axes) -> None:
-    """Put the legend in one row over the axes, where it can hide no point."""
+    """Put the legend over the axes, where it can hide no point, in as many columns as its names leave room for."""
     compact = {"columnspacing": 1.0, "handletextpad": 0.4, "handlelength": 1.6, "borderpad": 0.2}
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, fontsize="small", frameon=False, **compact)
+    names = axes.get_legend_handles_labels()[1]
+    columns = 3 if max(map(len, names), default=0) <= LONGEST_OF_THREE else 2
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=columns, fontsize="small", frameon=False, **compact)
 
 
 def log_axis(

@@ -19,6 +19,7 @@ from analysis.findings.comparison import comparison
 from analysis.findings.headline import WORDS
 from analysis.findings.preregistration import Registered, registered
 from analysis.findings.series import (
+    COMPUTE,
     PARAMETERS,
     PRETRAINED,
     SCRATCH,
@@ -49,7 +50,6 @@ LINES: Mapping[str, Any] = {PRETRAINED: "-", SCRATCH: (0, (5, 2, 1, 2))}
 NEAR = 1.6  # the majority baseline is drawn where it is at most so many times the highest error
 BESIDE = 0.045  # of the width of a panel: how far right of its run a prediction stands
 SIZES_OF_A_LAW = 3
-CLOSE = 0.09  # of the width of a panel: names nearer than this would run into each other
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _draw(axes: Axes, panel: _Panel, majority: float, looks: Palette, most: int)
     axes.set_xlabel(f"{panel.axis.name} {panel.axis.symbol}")
     for entry in panel.drawn:
         _draw_start(axes, entry)
-    _name(axes, panel, looks, np.log(right / left * margin**2))
+    _name(axes, panel, looks)
     for expected in panel.expected:
         _draw_expected(axes, expected, float(np.exp(BESIDE * np.log(right / left * margin**2))))
     if axes.get_ylim()[0] < majority < axes.get_ylim()[1]:
@@ -188,20 +188,17 @@ def _draw_expected(axes: Axes, expected: Registered, beside: float) -> None:
         axes.plot(expected.x, expected.came, color=INK, linestyle="none", zorder=4, label="what happened", **ring)
 
 
-def _name(axes: Axes, panel: _Panel, looks: Palette, width: float) -> None:
+def _name(axes: Axes, panel: _Panel, looks: Palette) -> None:
     """Name the sizes under their lowest points, where every place on the axis is of one size and there is room."""
     points = pd.concat([entry.points for entry in panel.drawn])
     points = points.assign(group=points["label"].map(looks.group_of))
     if (points.groupby("x")["group"].nunique() > 1).any() or (points.groupby("group")["x"].nunique() > 1).any():
         return
     lowest = points.groupby("group", sort=False)[["x", "error"]].min().sort_values("x")
-    named = readable(list(map(str, lowest.index)))
-    before = -np.inf
-    for group, (x, y) in zip(named, lowest.loc[named].to_numpy(float), strict=True):
-        if np.log(x) - before > CLOSE * width:
-            beside = any(math.isclose(x, entry.x, rel_tol=1e-3) for entry in panel.expected)
-            drawing.name_below(axes, group, x, y, left=beside)
-            before = float(np.log(x))
+    named = lowest.loc[readable(list(map(str, lowest.index)))]
+    places = {str(group): (x, y) for group, x, y in named.itertuples()}
+    left = [name for name, (x, _) in places.items() if any(math.isclose(x, e.x, rel_tol=1e-3) for e in panel.expected)]
+    drawing.name_below(axes, places, left)
 
 
 def _caption(panels: Sequence[_Panel], target: Target) -> str:
@@ -212,12 +209,13 @@ def _caption(panels: Sequence[_Panel], target: Target) -> str:
         parts.append("Of several settings at one place the best stands for it.")
     if any(isinstance(entry.fit, PowerLawFit) for entry in drawn):
         parts.append(f"Lines: fitted power laws. Band: where one further pretrained run would lie ({text.LEVEL}).")
-    if any(
-        panel.axis.column == "pretrain_flops" and entry.init == SCRATCH for panel in panels for entry in panel.drawn
-    ):
-        parts.append("A from-scratch baseline spends no pretraining FLOPs and stands at those of its partners.")
+    compute = any(panel.axis is COMPUTE for panel in panels)
+    if compute and any(entry.init == SCRATCH for entry in drawn):
+        parts.append(captions.SCRATCH_PLACE)
     if any(panel.expected for panel in panels):
-        parts.append("Bar: what was registered before the largest runs started; ring: what happened.")
+        parts.append(
+            "Bar, drawn right of its run: what was registered before the largest runs started; ring: what happened."
+        )
     return " ".join(parts)
 
 

@@ -133,13 +133,22 @@ def _draw_law(axes: Axes, arm: Series) -> None:
 def _draw_points(axes: Axes, arm: Series, looks: Palette) -> None:
     look = LOOKS[arm.init]
     groups = arm.points["label"].map(looks.group_of)
-    named = readable([group for group in looks.groups if (groups == group).any()])
     for group, points in arm.points.groupby(groups, sort=False):
         x, y = points["x"].to_numpy(float), points["error"].to_numpy(float)
         axes.plot(x, y, color=looks.colours[str(group)], zorder=3, **look)
-        if arm.init != SCRATCH and group in named:
-            drawing.name_below(axes, str(group), float(x.max()), float(y[x == x.max()].min()))
+    if arm.init != SCRATCH:
+        drawing.name_below(axes, last_places(arm.points["x"], arm.points["error"], groups, looks))
     axes.plot([], [], color=QUIET, label=captions.NAMES[arm.init], zorder=3, **look)
+
+
+def last_places(
+    x: pd.Series[float], y: pd.Series[float], groups: pd.Series[str], looks: Palette
+) -> dict[str, tuple[float, float]]:
+    """The lowest point at the right end of each group, of as many groups as a figure can name."""
+    points = pd.DataFrame({"x": x, "y": y}).sort_values(["x", "y"], ascending=[False, True])
+    last = points.groupby(groups).first()
+    named = readable([group for group in looks.groups if group in last.index])
+    return {group: (float(last.loc[group, "x"]), float(last.loc[group, "y"])) for group in named}
 
 
 def _draw_majority(axes: Axes, majority: float) -> None:

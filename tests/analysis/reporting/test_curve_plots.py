@@ -62,6 +62,17 @@ def test_missing_and_empty_metrics_are_no_curves(make_study: MakeStudy) -> None:
     assert not logged.found and not logged.notes
 
 
+def test_a_figure_says_whose_curves_it_lacks(make_study: MakeStudy) -> None:
+    """A reader of records without their logs is not told that some runs are all."""
+    path = make_study(scratch=False)
+    study = read_study(path)
+    finished = len(study.finished("pretrain"))
+    everything = curve_plot(study, curves(study, {"pretrain": ["loss"]}), "loss", "loss").caption
+    (path / "runs" / RUN / "pretrain" / "metrics.jsonl").unlink()
+    some = curve_plot(study, curves(study, {"pretrain": ["loss"]}), "loss", "loss").caption
+    assert f"{finished - 1} of {finished}" in some and f" of {finished}" not in everything
+
+
 _numbers = st.one_of(
     st.integers(-(10**20), 10**20), st.floats(width=32), st.booleans(), st.none(), st.text(max_size=3), st.just([1])
 )

@@ -25,7 +25,7 @@ from analysis.reporting.figures.compute_plots import (
     profiles,
     spending,
 )
-from analysis.reporting.figures.drawing import palette, readable, to_svg
+from analysis.reporting.figures.drawing import name_below, new_figure, palette, readable, style, to_svg
 from analysis.reporting.figures.label_plots import deviations, pooled, seed_plot
 from analysis.reporting.figures.plots import Plot, error_plot, residual_plot, residuals
 from analysis.reporting.figures.sensitivity import sensitivity_plot, settings
@@ -65,6 +65,19 @@ def test_a_size_has_one_colour_whatever_its_labels(tmp_path: Path) -> None:
     assert len({looks.colour(label) for label in labels}) == 1
     assert len({str(looks.dashes[label]) for label in labels}) == len(RATES)
     assert readable(list("abcdefgh"), 3)[::2] == ["a", "h"]
+
+
+def test_names_do_not_overprint_one_another() -> None:
+    """Of two names that would overlap the shorter is written, and none is written over another's point."""
+    with style():
+        _, axes = new_figure()
+        axes.set(xlim=(0, 10), ylim=(0, 10))
+        places = {"femto": (3.0, 5.0), "femto with 5 blocks": (4.0, 5.0), "nano": (8.0, 5.0), "below": (8.0, 5.5)}
+        name_below(axes, places, left=["nano"])
+    notes = {note.get_text(): note.get_window_extent() for note in axes.texts}
+    assert set(notes) == {"femto", "nano"}
+    middle = (notes["nano"].x0 + notes["nano"].x1) / 2
+    assert middle < axes.transData.transform(places["nano"])[0] - 2
 
 
 def test_residuals_are_those_of_the_law(make_study: MakeStudy) -> None:
