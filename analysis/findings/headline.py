@@ -45,7 +45,7 @@ from nepa_scale.data.info import EMBEDDED_NAME
 WORDS = {PARAMETERS: ("model size", "the parameters"), COMPUTE: ("pretraining compute", "the FLOPs")}
 _INTERVAL = f"{text.LEVEL} interval "
 _UNSHOWN = "is not shown"
-_ALONE = "would hold alone, not beside the other tests of this page"
+_ALONE = f"{_UNSHOWN} beside the other tests of this page (alone it would be)"
 MOST_SIZES = 3
 """Whose worth in labels a sentence may name."""
 PAPER_PARAMS = 85e6
@@ -88,11 +88,11 @@ def _laws(study: Study, target: Target, start: str, doubtful: Container[str]) ->
         if isinstance(fit, PowerLawFit):
             doubt = _doubt(0 in fit.b_interval, law_question(target, axis, start) in doubtful)
             said.setdefault(doubt or ("falls" if fit.b > 0 else "rises"), []).append(_law(axis, fit))
-    name = target.name
+    name, of = target.name, f" of {target.name}"
     for verb, laws in sorted(said.items(), key=lambda entry: entry[0] in (_UNSHOWN, _ALONE)):
         unsure = verb in (_UNSHOWN, _ALONE)
-        yield f"that {name} changes {' or '.join(laws)} {verb}" if unsure else f"{name} {verb} {' and '.join(laws)}"
-        name = "it"
+        yield f"a change{of} {' or '.join(laws)} {verb}" if unsure else f"{name} {verb} {' and '.join(laws)}"
+        name, of = "it", ""
 
 
 def _doubt(includes: bool, doubtful: bool) -> str:
@@ -117,15 +117,14 @@ def _gain(study: Study, target: Target, start: str, error: str, doubtful: Contai
     ratio = gain(compared, start)
     if isinstance(ratio, NoFit):
         return
-    doubt = _doubt(1 in ratio.interval, gain_question(target, start) in doubtful)
-    if doubt:
-        claim = f"that pretraining changes {error} {doubt}"
-    else:
-        claim = f"pretraining {'lowers' if ratio.mean < 1 else 'raises'} {error}"
-    yield (
-        f"{claim} ({text.TIMES}{text.SPACE}{text.number(ratio.mean)} of that from scratch, "
+    measured = (
+        f"({text.TIMES}{text.SPACE}{text.number(ratio.mean)} of that from scratch, "
         f"{_INTERVAL}{text.span(ratio.interval.low, ratio.interval.high)}, n = {text.counted(ratio.n, 'pair')})"
     )
+    if doubt := _doubt(1 in ratio.interval, gain_question(target, start) in doubtful):
+        yield f"an effect of pretraining on {error} {measured} {doubt}"
+    else:
+        yield f"pretraining {'lowers' if ratio.mean < 1 else 'raises'} {error} {measured}"
 
 
 def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[str]:
@@ -138,7 +137,7 @@ def _labels(study: Study, target: Target, doubtful: Container[str]) -> Iterator[
             times = f"{text.TIMES}{text.SPACE}{text.number(shift.factor)}"
             span = f"{_INTERVAL}{text.span(shift.interval.low, shift.interval.high)}"
             if doubt := _doubt(1 in shift.interval, worth_question(pair, pairs) in doubtful):
-                yield f"that pretraining is worth labels at {pair.size} {doubt} ({times}, {span})"
+                yield f"a worth of pretraining in labels at {pair.size} ({times}, {span}) {doubt}"
             else:
                 yield f"at {pair.size} pretraining is worth {times} the labels ({span})"
 
@@ -149,12 +148,12 @@ def _predictions(study: Study, target: Target, doubtful: Container[str]) -> Iter
     axis = max(answered, key=lambda expected: expected.places).axis if answered else None
     for expected in answered:
         if expected.axis is axis:
-            span = text.error_span(expected.interval.low, expected.interval.high)
-            failed = "was missed, as chance may" if expected.question in doubtful else "failed"
-            held = "held" if expected.kept else failed
+            span = f"{_INTERVAL}{text.error_span(expected.interval.low, expected.interval.high)}"
+            chance = "was missed, but by no more than chance may beside the other tests of this page"
+            held = "held" if expected.kept else chance if expected.question in doubtful else "failed"
             yield (
-                f"the prediction registered for {expected.label}, {text.percent(expected.error)} ({span}), {held}: "
-                f"{text.percent(expected.came or 0.0)}"
+                f"the prediction registered for {expected.label}, {text.percent(expected.error)} ({span}), {held}: the "
+                f"error is {text.percent(expected.came or 0.0)}"
             )
 
 
@@ -230,9 +229,9 @@ def _is(study: Study) -> Iterator[str]:
         if len(rows):
             yield _task(study, task, rows)
     yield resolution(study)
-    seeds = int(table["seed"].dropna().nunique())
-    if seeds:
-        yield f"{text.counted(seeds, 'seed')}{_starts(table)}."
+    seeds = table.groupby(["size", "task"])["seed"].nunique()
+    if len(seeds) and seeds.max():
+        yield f"{text.integers(seeds)} {'seed' if seeds.max() == 1 else 'seeds'} of each size{_starts(table)}."
     yield _searched(study)
 
 
@@ -259,20 +258,14 @@ def _starts(table: pd.DataFrame) -> str:
 
 
 def _searched(study: Study) -> str:
-    keys = _searched_keys(study)
-    if not keys:
+    """What was searched and by which scores: what was tuned by images of its own, the rest by the ones of this page."""
+    by_scores = searched(study)
+    by_tuning = [key for key in study.tuned if key not in by_scores]
+    said = [f"{', '.join(by_tuning)}, chosen by tuning images that no score here is taken over"] if by_tuning else []
+    said += [f"{', '.join(by_scores)}, chosen by the scores shown here"] if by_scores else []
+    if not said:
         return "No setting was searched within the study: every run has those that its configuration gives."
-    split = "tuning images that no score here is taken over" if _has_tuning_scores(study) else "the scores shown here"
-    return f"Searched: {', '.join(keys)}, chosen by {split}."
-
-
-def _searched_keys(study: Study) -> list[str]:
-    """The settings that each arm was tried at several values of, then those of whose values laws take the best."""
-    return list(dict.fromkeys([*study.tuned, *searched(study)]))
-
-
-def _has_tuning_scores(study: Study) -> bool:
-    return any(study.table[name].notna().any() for name in map(str, study.table) if name.startswith("metrics.tuning_"))
+    return f"Searched: {'; '.join(said)}."
 
 
 def _is_not(study: Study) -> Iterator[str]:
@@ -284,14 +277,14 @@ def _is_not(study: Study) -> Iterator[str]:
             f"paper's smaller one {text.count(PAPER_PARAMS)}. What a law says beyond these sizes is extrapolation."
         )
     if any(EMBEDDED_NAME in values_met(study, f"{task}.dataset", task) for task in TASKS):
-        yield "Its images are made scenes of handwritten digits and not photographs."
+        yield "Its images are drawn scenes of handwritten digits and not photographs."
     if len(precisions := sorted(values_met(study, "engine.precision"))) > 1:
         yield (
             f"Its runs do not all compute in one number format (engine.precision is {' and '.join(precisions)}): part "
             "of what differs between these may be rounding."
         )
-    if _searched_keys(study) and not _has_tuning_scores(study):
-        yield "Where settings were searched, the best of several scores on one split is a little too good."
+    if keys := searched(study):
+        yield f"In the search over {' and '.join(keys)}, the best of several scores on one split is a little too good."
     done = leading(table[(table["state"] == FINISHED) & table["task"].isin([target.task for target in FINETUNED])])
     seeds = done.groupby(["label", "task"])["seed"].nunique()
     if len(seeds) and seeds.max() < ENOUGH_SEEDS:

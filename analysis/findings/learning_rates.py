@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,13 @@ from scipy import special
 from analysis.findings import text
 from analysis.findings.comparison import MAX_NAMED
 from analysis.findings.finding import Effect, Finding
-from analysis.findings.series import ARMS, label_order, of_start
+from analysis.findings.series import ARMS, SCRATCH, label_order, of_start
 from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.optimum import Common, Sweep, sweep
 from analysis.optimum.valley import Curve
-from analysis.study.columns import CHOSEN, SCORES
+from analysis.study.columns import CHOSEN, SCORES, settings
 from analysis.study.records import FINISHED, Study
+from nepa_scale.config.schema import RunConfig
 
 RATE, SKILL = "config.pretrain.base_lr", "metrics.skill"
 QUESTION = "Is one base learning rate best at all sizes?"
@@ -37,7 +39,7 @@ def one_rate(study: Study) -> list[Finding]:
     done = rows[rows["state"] == FINISHED]
     done = done[done[SKILL].notna()] if SKILL in done else done.iloc[:0]
     left_out = len(rows) - len(done)
-    skills = {_name(others, key): size for key, size in done.groupby(others, sort=False)}
+    skills = {_name(others, key): size for key, size in done.groupby(others, sort=False, dropna=False)}
     named = pd.Series("", index=done.index, dtype="object")
     for name, size in skills.items():
         named.loc[size.index] = name
@@ -70,7 +72,7 @@ def verdict(common: Common) -> tuple[str, float]:
 def _name(keys: list[str], values: tuple[object, ...]) -> str:
     named = dict(zip(keys, values, strict=True))
     return " ".join(
-        str(value) if key == "config.model.size" else f"{key.rpartition('.')[2]}={value}"
+        written(value) if key == "config.model.size" else f"{key.rpartition('.')[2]}={written(value)}"
         for key, value in named.items()
     )
 
@@ -122,40 +124,85 @@ def tuned_rates(study: Study) -> list[Finding]:
 
 
 def tries(study: Study, key: str) -> pd.DataFrame:
-    """[label, arm, seed, value, error, chosen, state] of every run of the task of ``key`` that was tried at a value.
+    """[label, arm, seed, beside, value, error, chosen, state] of every run of the task of ``key`` tried at a value.
 
-    ``error`` is that on the tuning images, NaN without a finished run; ``chosen`` only where there is one.
+    ``beside`` is what else the task is tuned in, as text; ``value`` is missing where the setting is null. ``error`` is
+    that on the tuning images, NaN without a finished run; ``chosen`` only where there is one.
     """
-    task, column = key.split(".", maxsplit=1)[0], f"config.{key}"
-    rows = study.tried[(study.tried["task"] == task) & study.tried[column].notna()]
+    task = key.split(".", maxsplit=1)[0]
+    rows = study.tried[study.tried["task"] == task]
+    rows = rows if _may_be_null(key) else rows[rows[f"config.{key}"].notna()]
     score = rows.get(SCORES[task], pd.Series(float("nan"), index=rows.index)).astype("float64")
     error = (1 - score).where(rows["state"] == FINISHED)
     arms = pd.Series(index=rows.index, dtype="object")
     for start, name in ARMS.items():
         arms.loc[of_start(rows, start).index] = name
-    points = pd.DataFrame({"label": rows["label"], "arm": arms, "seed": rows["seed"], "value": rows[column]})
-    return points.assign(error=error, chosen=rows[CHOSEN] & error.notna(), state=rows["state"])
+    others = [f"config.{other}" for other in study.tuned if other.startswith(f"{task}.") and other != key]
+    beside = [str(values) for _, *values in rows[others].itertuples(name=None)]
+    points = pd.DataFrame({"label": rows["label"], "arm": arms, "seed": rows["seed"], "beside": beside})
+    return points.assign(
+        value=_values(rows, key), error=error, chosen=rows[CHOSEN] & error.notna(), state=rows["state"]
+    )
+
+
+def texts(rows: pd.DataFrame, key: str) -> list[str]:
+    """The value of a setting in each of ``rows`` as text; a dash where it is not recorded."""
+    null = _may_be_null(key)
+    return [written(value) if null or pd.notna(value) else text.MISSING for value in _values(rows, key)]
+
+
+def _values(rows: pd.DataFrame, key: str) -> pd.Series[Any]:
+    """The values of a setting; booleans as such, of which a missing value in their column makes numbers."""
+    values = rows[f"config.{key}"]
+    return values.map(bool, na_action="ignore") if isinstance(_default(key), bool) else values
+
+
+def _may_be_null(key: str) -> bool:
+    """Whether a missing value is null: such a setting is null by default, too, also in results that lack it."""
+    return _default(key) is None
+
+
+def _default(key: str) -> Any:
+    return RunConfig().flat().get(key, math.nan)
+
+
+def are_numbers(values: pd.Series[Any]) -> bool:
+    """Whether the values of a setting, but for nulls, are numbers, which have a lowest and a highest."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
 def at_edge(points: pd.DataFrame) -> pd.DataFrame:
-    """The chosen rows of ``points`` whose value is the lowest or highest that was tried for their label and arm; none
-    for values that are text."""
-    if not pd.api.types.is_numeric_dtype(points["value"]) or points["value"].nunique() == 1:
-        return points.iloc[:0]
+    """The chosen rows of ``points`` whose value is the lowest or highest that was tried for their label and arm, of
+    those that can be at an edge."""
+    able = _with_edges(points)
+    if able.empty:
+        return able
     tried = points.groupby(["label", "arm"])["value"]
     at_end = (points["value"] == tried.transform("min")) | (points["value"] == tried.transform("max"))
-    return points[points["chosen"] & at_end]
+    return able[at_end.loc[able.index]]
+
+
+def _with_edges(points: pd.DataFrame) -> pd.DataFrame:
+    """The chosen rows of ``points`` that can be at an edge: none of values that are text, booleans, null or one alone.
+
+    Nor of an arm that has one score at all values, as a start from scratch has of settings that it ignores.
+    """
+    if not are_numbers(points["value"]) or points["value"].nunique() == 1:
+        return points.iloc[:0]
+    scores = points.groupby(["label", "arm", "seed", "beside"], dropna=False)["error"]
+    alike = (scores.transform("count") > 1) & (scores.transform("nunique") == 1)
+    return points[points["chosen"] & points["value"].notna() & ~alike]
 
 
 def _finding(study: Study, key: str) -> Finding:
     points = tries(study, key)
     question = f"Does the best {key} of every arm lie within the values tried?"
     order = label_order(study)
-    detail = " ".join(_left_out(points))
+    detail = " ".join(_left_out(study, points))
     chosen = points[points["chosen"]]
     if chosen.empty:
         return Finding(question, "Cannot say", "No finished run has a score on tuning images.", detail)
-    values = ", ".join(sorted({_written(value) for value in points["value"]}, key=_rank))
+    values = ", ".join(sorted({*map(written, points["value"])}, key=_rank))
     arms = "; ".join(
         f"{arm}: {_chosen(of_arm, order)}" for arm in ARMS.values() if len(of_arm := chosen[chosen["arm"] == arm])
     )
@@ -163,8 +210,7 @@ def _finding(study: Study, key: str) -> Finding:
         f"Of {values}, chosen by the score on images that were not trained on, not by the one reported: {arms}."
         f"{_at_edge(points, order)}"
     )
-    numeric = pd.api.types.is_numeric_dtype(points["value"]) and points["value"].nunique() > 1
-    verdict = "Cannot say" if not numeric else "No" if len(at_edge(points)) else "Yes"
+    verdict = "Cannot say" if _with_edges(points).empty else "No" if len(at_edge(points)) else "Yes"
     return Finding(question, verdict, answer, detail)
 
 
@@ -179,7 +225,7 @@ def _chosen(chosen: pd.DataFrame, order: list[str]) -> str:
     labels = [label for label in order if (chosen["label"] == label).any()]
     if len(order) <= MAX_NAMED:
         return ", ".join(_of_label(chosen, label) for label in labels)
-    counts = chosen["value"].map(_written).value_counts()
+    counts = chosen["value"].map(written).value_counts()
     return (
         ", ".join(f"{value} in {counts[value]}" for value in sorted(counts.index, key=_rank))
         + f" of {len(chosen)} runs"
@@ -189,7 +235,7 @@ def _chosen(chosen: pd.DataFrame, order: list[str]) -> str:
 def _of_label(chosen: pd.DataFrame, label: str) -> str:
     """The values chosen for a label, over its seeds."""
     values = chosen.loc[chosen["label"] == label, "value"]
-    return f"{label} {' or '.join(sorted(set(map(_written, values)), key=_rank))}"
+    return f"{label} {' or '.join(sorted(set(map(written, values)), key=_rank))}"
 
 
 def _at_edge(points: pd.DataFrame, order: list[str]) -> str:
@@ -204,19 +250,40 @@ def _listed(rows: pd.DataFrame, order: list[str]) -> str:
     return ", ".join(labels) if len(order) <= MAX_NAMED else f"in {text.counted(len(rows), 'run')}"
 
 
-def _left_out(points: pd.DataFrame) -> Iterator[str]:
-    """What takes no part in the choice, and where that or the grid leaves the arms unequal."""
+def _left_out(study: Study, points: pd.DataFrame) -> Iterator[str]:
+    """What takes no part in the choice, and where the grid leaves arms unequal that are compared."""
     for state, rows in points[points["state"] != FINISHED].groupby("state"):
-        names = zip(rows["arm"].map(str), rows["label"].map(str), rows["value"].map(_written), strict=True)
+        names = zip(rows["arm"].map(str), rows["label"].map(str), rows["value"].map(written), strict=True)
         yield f"Not compared, as {state}: {_named(list(dict.fromkeys(map(' '.join, names))))}."
-    tried = {str(arm): set(map(_written, tries_of_arm["value"])) for arm, tries_of_arm in points.groupby("arm")}
-    if len(set(map(frozenset, tried.values()))) > 1:
-        listed = "; ".join(f"{arm} {', '.join(sorted(values, key=_rank))}" for arm, values in tried.items())
-        yield f"The arms were not tried at the same values, so that they are not tuned alike: {listed}."
+    unlike: dict[str, list[str]] = {}
+    for label, tried in _compared(study, points):
+        if len(set(map(frozenset, tried.values()))) > 1:
+            listed = "; ".join(f"{arm} {', '.join(sorted(values, key=_rank))}" for arm, values in tried.items())
+            unlike.setdefault(listed, []).append(label)
+    if unlike:
+        said = _named([f"{_named(labels)} ({listed})" for listed, labels in unlike.items()])
+        yield f"These arms were not tried at the same values, so that they are not tuned alike: {said}."
 
 
-def _written(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+def _compared(study: Study, points: pd.DataFrame) -> Iterator[tuple[str, dict[str, set[str]]]]:
+    """Each label with the values tried in its arms and in its controls, which may be those of another label."""
+    same = settings(study.tried.loc[points.index], study.results, study.tuned)
+    control = points["arm"] == ARMS[SCRATCH]
+    for label, members in points[~control].groupby("label", sort=False):
+        partners = points.loc[control & same.isin(same.loc[members.index]), "label"]
+        own = control & points["label"].isin(partners if len(partners) else [label])
+        tried = pd.concat([members, points[own]])
+        values = {arm: {*map(written, tried.loc[tried["arm"] == arm, "value"])} for arm in ARMS.values()}
+        yield str(label), {arm: at for arm, at in values.items() if at}
+
+
+def written(value: Any) -> str:
+    """A setting as it is given on the command line: ``0.06``, ``true``, ``null``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if pd.isna(value):
+        return "null"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _rank(written: str) -> tuple[float, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.series import measured
+from analysis.findings.text import SPACE, TIMES
 from analysis.reporting.compare import (
     Studies,
     environment_table,
@@ -54,7 +55,8 @@ _NOT_IN_OT1 = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų\u017f"
 """Letters of European languages that stop a run of pdflatex in its default encoding, as a trial of each showed."""
 _DASHES = re.compile(r"-(?=-)")  # two hyphens of a name, which LaTeX would join
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻\u2212", "0123456789--", "^")
-_RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d|b\b)")  # 10¹⁵, N^0.2, x^-b
+_POWER_OF_TEN = rf"{SPACE}{TIMES}{SPACE}10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+"
+_RAISED = re.compile(rf"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d(?:{_POWER_OF_TEN})?|b\b)")  # 10¹⁵, N^0.2, x^-b
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,16 @@ def _cell(text: str) -> str:
 def _escaped(text: str) -> str:
     """``text`` for LaTeX's default fonts; a character that these lack is written as its code point."""
     raised = _RAISED.split(text)
-    powers = [f"$^{{{power.translate(_SUPERSCRIPTS)}}}$" for power in _RAISED.findall(text)]
+    powers = [f"$^{{{_exponent(power)}}}$" for power in _RAISED.findall(text)]
     plain = [_DASHES.sub("-{}", "".join(map(_letter, between))) for between in raised]
     return "".join(piece for pair in zip(plain, [*powers, ""], strict=True) for piece in pair)
+
+
+def _exponent(raised: str) -> str:
+    """An exponent for LaTeX; one in scientific notation has a power of ten of its own."""
+    factor, times, tens = raised.partition(f"{SPACE}{TIMES}{SPACE}10")
+    power = f"\\times 10^{{{tens.translate(_SUPERSCRIPTS)}}}" if times else ""
+    return factor.translate(_SUPERSCRIPTS) + power
 
 
 def _letter(letter: str) -> str:

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from analysis.findings import text
 from analysis.findings.comparison import Comparison
+from analysis.findings.learning_rates import are_numbers, texts
 from analysis.findings.series import ARMS, label_order, leading, noun, starts
 from analysis.forecast.scheduled import expected_end
 from analysis.reporting.figures.drawing import to_svg
@@ -65,8 +66,12 @@ def data_uri(plot: Plot) -> str:
 
 
 def _superscript(sentence: str) -> Markup:
-    """Escape ``sentence`` and raise the exponents written as ``N^0.2``, ``N^alpha`` or ``x^-b``."""
-    return Markup(re.sub(rf"\^({text.MINUS}?(?:[\d.]+\d|alpha|beta|b\b))", r"<sup>\1</sup>", str(escape(sentence))))
+    """Escape ``sentence`` and raise the exponents written as ``N^0.2``, ``N^alpha`` or ``x^-b``.
+
+    One that ends in a power of ten, as ``text.number`` writes what is very small, is raised with it.
+    """
+    number = rf"\d+(?:\.\d+)?(?:(?:{text.SPACE}{text.TIMES}{text.SPACE}10)?[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)?"
+    return Markup(re.sub(rf"\^({text.MINUS}?(?:{number}|alpha|beta|b\b))", r"<sup>\1</sup>", str(escape(sentence))))
 
 
 @dataclass(frozen=True)
@@ -111,15 +116,18 @@ def comparison_table(compared: Comparison) -> Table:
 def result_table(study: Study, task: str) -> Table:
     """Every finished run of ``task`` with what it measured and what it cost."""
     rows = study.tried[(study.tried["task"] == task) & (study.tried["state"] == FINISHED)]
-    tuned = [key for key in study.tuned if key.startswith(f"{task}.")]
-    columns = [*((key, f"config.{key}", text.number) for key in tuned), *_columns(task, rows)]
+    numeric = {key: are_numbers(rows[f"config.{key}"]) for key in study.tuned if key.startswith(f"{task}.")}
+    tuned = sorted(numeric, key=numeric.__getitem__)  # text beside the other columns of text
+    columns = list(_columns(task, rows))
     seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]
-    texts = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
+    first = [list(rows["label"]), list(rows["init"].fillna(text.MISSING)), seeds]
     numbers = [[form(float(v)) for v in rows[name].astype("float64").fillna(float("nan"))] for _, name, form in columns]
     chosen = [["yes" if is_chosen else "no" for is_chosen in rows[CHOSEN]]] if tuned else []
-    head = [noun(study), "start", "seed", *(CHOSEN for _ in chosen), *(title for title, _, _ in columns), "run"]
-    cells = list(zip(*(map(str, column) for column in texts), *chosen, *numbers, rows["run_id"], strict=True))
-    return Table(TITLES[task], head, in_order(study, cells), text_columns=3 + len(chosen), words_last=True)
+    values = [texts(rows, key) for key in tuned]
+    head = [noun(study), "start", "seed", *(CHOSEN for _ in chosen), *tuned, *(title for title, _, _ in columns), "run"]
+    cells = list(zip(*(map(str, column) for column in first), *chosen, *values, *numbers, rows["run_id"], strict=True))
+    words = len(first) + len(chosen) + len(tuned) - sum(numeric.values())
+    return Table(TITLES[task], head, in_order(study, cells), text_columns=words, words_last=True)
 
 
 def states_table(study: Study) -> Table:

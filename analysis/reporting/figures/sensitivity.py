@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from analysis.findings import text
 from analysis.findings.few_labels import LABELS, STARTS, Arms, arms, worth
-from analysis.findings.learning_rates import ARMS, at_edge, tries
+from analysis.findings.learning_rates import ARMS, are_numbers, at_edge, tries
 from analysis.findings.series import (
     COST_KEYS,
     LABEL_KEYS,
@@ -124,7 +124,7 @@ def _draw_sensitivity(
 def tuned_plot(study: Study, key: str) -> Plot | None:
     """Draw the error of every arm against ``key``, log scales; None where it has no two positive numbers to compare."""
     points = tries(study, key)
-    if not pd.api.types.is_numeric_dtype(points["value"]) or pd.api.types.is_bool_dtype(points["value"]):
+    if not are_numbers(points["value"]):
         return None
     good = points[points["value"].between(SMALLEST, LARGEST) & (points["error"] > 0)]
     if good["value"].nunique() < 2:
@@ -139,8 +139,10 @@ def tuned_plot(study: Study, key: str) -> Plot | None:
     caption = (
         f"Error on tuning images, which no run trains on, against {key}, log scales, n = "
         f"{text.counted(len(drawn), 'run')}: lines through the mean of the seeds, ringed what was chosen for each arm. "
-        "Everything else on this page is of the ringed runs, by their validation images."
+        "Everything else on this page is of the chosen runs, by their validation images."
     )
+    left = int((points["label"].isin(shown) & points["error"].notna()).sum()) - len(drawn)
+    caption += f" Not drawn: {text.counted(left, 'run')} at null or zero, or with an error of zero." if left else ""
     caption += f" {len(shown)} of {len(labels)} labels are drawn." if len(shown) < len(labels) else ""
     edge = at_edge(points)
     named = dict.fromkeys(f"{label} {arm}" for label, arm in zip(edge["label"], edge["arm"], strict=True))

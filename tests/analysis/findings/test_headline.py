@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -32,6 +32,7 @@ from analysis.reporting.figures.plots import Plot
 from analysis.reporting.render import render
 from analysis.study.records import read_study
 
+RATE, FINETUNED_AT = "pretrain.base_lr", "classify.base_lr"
 TARGETS = {"segmentation alone": FINETUNED[1], "pretraining alone": SHORTFALL}
 #: Shapes of which a page is made, too: with two panels, one and none, of another target, and with nothing to say.
 ON_PAGES = ("sizes", "labels", "one size", "pretraining alone", "nothing finished")
@@ -99,10 +100,13 @@ def test_what_holds_alone_is_not_said_to_have_an_interval_with_nothing(make_stud
     """Its interval excludes no effect, and the tests of the page together leave it in doubt: the sentence says both."""
     study = read_study(make_study(noise=0.01))
     question = law_question(CLASSIFICATION, PARAMETERS)
-    said = headline(study, [Finding(question, NOT_SHOWN, "")])
-    assert said is not None
-    law, *rest = said.sentence.split("; ")
-    assert any("alone" in clause and "not shown" not in clause for clause in (law, *rest))
+    sure, said = headline(study), headline(study, [Finding(question, NOT_SHOWN, "")])
+    assert sure is not None and said is not None
+    doubted = [clause for clause in said.sentence.split("; ") if "not shown" in clause]
+    assert len(doubted) == 1 and "alone" in doubted[0] and "model size" in doubted[0]
+    assert "not shown" not in sure.sentence
+    numbers = [sorted(re.findall(r"\d\.\d+", one.sentence)) for one in (sure, said)]
+    assert numbers[0] == numbers[1]
 
 
 @pytest.mark.parametrize(("factor", "word"), [(1.0, "held"), (3.0, "failed")])
@@ -215,20 +219,30 @@ def test_a_top1_is_as_fine_as_its_images(make_study: MakeStudy) -> None:
     assert set(study.table.loc[study.table["task"] == "classify", "validation_images"]) == {400}
 
 
-def test_how_settings_were_chosen_is_told(make_study: MakeStudy) -> None:
-    """By the scores of the page, which are then a little too good, or by tuning images, which spares them that."""
+@pytest.mark.parametrize(
+    ("varied", "tuned"), [((), ()), ((RATE,), ()), ((), (FINETUNED_AT,)), ((RATE,), (FINETUNED_AT,))]
+)
+def test_how_settings_were_chosen_is_told(make_study: MakeStudy, varied: Sequence[str], tuned: Sequence[str]) -> None:
+    """What laws take the best value of is chosen by the scores of the page, which are then a little too good.
+
+    What each arm was tuned in is chosen by tuning images, and spares the scores that: whatever else was searched.
+    """
     path = make_study(seeds=(0, 1))
-    assert "No setting was searched" in " ".join(about(read_study(path)).is_)
     plan = json.loads((path / "plan.json").read_text())
-    plan["axes"].append("classify.base_lr")
+    plan["axes"] += varied
     for run in plan["runs"]:
-        run["values"]["classify.base_lr"] = 1e-3
+        run["values"] |= dict.fromkeys(varied, 1e-3)
+        run["tuned"] = dict.fromkeys(tuned, 1e-3)
     write_json(path / "plan.json", plan)
-    own = about(read_study(path))
-    assert "classify.base_lr" in " ".join(own.is_) and "too good" in " ".join(own.is_not)
     change(path, "classify", lambda content: content["metrics"].update(tuning_top1=0.4))
-    tuned = about(read_study(path))
-    assert "tuning images" in " ".join(tuned.is_) and "too good" not in " ".join(tuned.is_not)
+    own = about(read_study(path))
+    (searched,) = [line for line in own.is_ if "earched" in line]
+    by_tuning, _, by_scores = searched.rpartition("tuning images")
+    assert all(key in by_tuning and key not in by_scores for key in tuned)
+    assert all(key in by_scores and key not in by_tuning for key in varied)
+    assert [key for line in own.is_not if "too good" in line for key in (RATE, FINETUNED_AT) if key in line] == [
+        *varied
+    ]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,21 @@ def test_a_failed_rate_is_no_data_point(tmp_path: Path) -> None:
     assert "nano 0.00400" in found.answer and "(skill up to 0.250)" in found.answer
 
 
+def test_a_null_names_a_curve_as_any_other_value(tmp_path: Path) -> None:
+    """Of a setting that is null at some points both curves are compared, each with its name."""
+    settings = {
+        f"{exponent} {rate:g}": Setting(
+            pretrain=HEALTHY | {"skill": 0.3 - 0.05 * abs(math.log2(rate / RATES[2]))},
+            values={"pretrain.lr_exponent": exponent, "pretrain.base_lr": rate},
+        )
+        for exponent in (None, 0.5)
+        for rate in RATES
+    }
+    found = answer(read_study(write_settings(tmp_path, "lr", settings)))
+    assert found.verdict == "Yes"
+    assert "lr_exponent=null 0.00400" in found.answer and "lr_exponent=0.5 0.00400" in found.answer
+
+
 @pytest.mark.parametrize(("shift", "said", "least"), [(0.0, "No", 0), (1.0, "No", 32)])
 def test_the_verdict_errs_as_stated(shift: float, said: str, least: int) -> None:
     """Of the test on its own; the page also says "Cannot say" where a best rate lies at an edge.

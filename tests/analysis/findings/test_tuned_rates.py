@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import pytest
 from label_studies import LabelSpec
 from label_studies import write as write_labels
 from law_studies import StudySpec, write_study
-from study_files import result, write_json, write_status, write_task
+from study_files import write_json, write_task
+from tried_studies import KEY, OWN, Tried, write_tried
 
 from analysis.findings.comparison import comparison
 from analysis.findings.learning_rates import tries, tuned_rates
@@ -24,39 +23,6 @@ from analysis.reporting.figures import drawing
 from analysis.reporting.figures.sensitivity import tuned_plot
 from analysis.study.columns import settings
 from analysis.study.records import Study, read_study
-
-KEY = "classify.base_lr"
-OWN = [f"own{number}" for number in range(9)]
-PARAMS = {"femto": 38_000, "pico": 114_000, "nano": 301_000} | {size: 1000 * 2**i for i, size in enumerate(OWN)}
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A study: for each (size, start, seed) its rates with tuning and validation top-1, or a state."""
-
-    arms: Mapping[tuple[str, str, int], Mapping[float, tuple[float, float] | str]]
-    tuned: bool = True
-
-
-def write_tried(path: Path, spec: Tried) -> Path:
-    """Write plan.json and the runs below ``path``."""
-    planned: list[dict[str, Any]] = []
-    for (size, start, seed), rates in spec.arms.items():
-        for rate, outcome in rates.items():
-            run_id = f"{size}-{start}-{seed}-{rate}"
-            if isinstance(outcome, str):
-                write_status(path / "runs" / run_id / "classify", outcome, step=3, error="diverged")
-            else:
-                metrics = {"tuning_top1": outcome[0], "top1": outcome[1], "top1_majority": 0.1}
-                content = result(run_id, "classify", start, size, PARAMS[size], seed, metrics)
-                content["config"] |= {KEY: rate, "segment.base_lr": 0.1, "classify.tuning_images": 9}
-                write_task(path, run_id, "classify", content)
-            run = {"run_id": run_id, "label": size, "init": start, "values": {"model.size": size, "seed": seed}}
-            run |= {"tasks": {"classify": {"params_backbone": PARAMS[size]}}}
-            planned.append(run | ({"tuned": {KEY: rate}} if spec.tuned else {}))
-    plan = {"schema": 1, "study": "tuned", "grid": "model_size", "axes": ["model.size", "seed"], "runs": planned}
-    write_json(path / "plan.json", plan)
-    return path
 
 
 def chosen(study: Study) -> dict[tuple[str, str, int], float]:
@@ -201,6 +167,32 @@ def test_arms_of_other_grids_are_told(tmp_path: Path) -> None:
     }
     (finding,) = tuned_rates(read_study(write_tried(tmp_path, Tried(arms))))
     assert "not tuned alike" in finding.detail
+
+
+FULL = {0.003: (0.1, 0.1), 0.01: (0.2, 0.1), 0.03: (0.1, 0.1)}
+ONE = {0.03: (0.1, 0.1)}
+
+
+def test_arms_are_compared_size_by_size(tmp_path: Path) -> None:
+    """That another size has all values in both arms does not make this one's alike: it is named, and no other."""
+    arms = {(size, start, 0): FULL for size in ("femto", "nano") for start in ("pretrain", "scratch")}
+    assert tuned_rates(read_study(write_tried(tmp_path / "alike", Tried(arms))))[0].detail == ""
+    arms["nano", "pretrain", 0] = ONE
+    (finding,) = tuned_rates(read_study(write_tried(tmp_path / "unlike", Tried(arms))))
+    assert "nano (pretrained 0.03; from scratch 0.003, 0.01, 0.03)" in finding.detail
+    assert "femto" not in finding.detail
+
+
+@pytest.mark.parametrize(("control", "unlike"), [(FULL, False), (ONE, True)])
+def test_lengths_that_share_a_control_are_compared_with_it(
+    tmp_path: Path, control: dict[float, tuple[float, float]], unlike: bool
+) -> None:
+    """A label without a control of its own is no difference; what counts are the values of the control that it has."""
+    arms = {("femto short", "pretrain", 0): FULL, ("femto long", "pretrain", 0): FULL}
+    arms |= {("femto short", "scratch", 0): control, ("nano", "scratch", 0): ONE}
+    (finding,) = tuned_rates(read_study(write_tried(tmp_path, Tried(arms))))
+    assert ("femto short" in finding.detail) == ("femto long" in finding.detail) == unlike
+    assert "nano" not in finding.detail
 
 
 def test_the_figure_rings_what_was_chosen(tmp_path: Path) -> None:
