@@ -14,6 +14,7 @@ from scipy import special, stats
 
 from analysis.findings import text
 from analysis.findings.finding import Effect, Finding
+from analysis.findings.pairing import joined
 from analysis.findings.series import (
     ARMS,
     OTHER,
@@ -36,6 +37,11 @@ from nepa_scale.data.preprocessing import BY_IMAGE
 
 MAX_NAMED = 8  # labels that one sentence may name
 
+AVERAGED = {
+    "control": "Settings of one control, such as lengths of pre-training, are averaged first.",
+    "group": "Settings that share a control or a pretraining are averaged first.",
+}
+"""What is said of pairs that are more than a label, by what one is called."""
 RUNS = {PRETRAINED: "pretrained runs", OTHER: "runs from other weights", SCRATCH: "runs from scratch"}
 
 
@@ -50,6 +56,8 @@ class Comparison:
     """What a label names: size or setting."""
     controls: pd.Series[str]
     """By label: labels that share their controls have the same."""
+    weights: pd.DataFrame
+    """By label, a column for each start but scratch: the set of the pre-trainings, or other weights, of its runs."""
     images: pd.Series[float]
     """By label: validation images that the scores are taken over; NaN where that is not recorded."""
     independent: pd.Series[bool]
@@ -70,7 +78,7 @@ def gain_question(target: Target, start: str = PRETRAINED) -> str:
 
 
 def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
-    """Compare the runs of a ``start`` with their controls; labels that share these count as one."""
+    """Compare the runs of a ``start`` with their controls; labels that share these or their weights count as one."""
     target, rows, name = compared.target, compared.rows, ARMS[start]
     question = gain_question(target, start)
     pairs = rows.dropna(subset=[name, "scratch"])
@@ -85,9 +93,9 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
     differences = _each(difference)
     better = int((difference > 0).sum())
     measured = f"Better at {better} of {text.counted(len(pairs), compared.noun)} (percentage points: {differences})."
-    unit = compared.noun if compared.controls.loc[counted.index].is_unique else "control"
-    if unit == "control":
-        measured += " Settings of one control, such as lengths of pre-training, are averaged first."
+    unit = _unit(compared, counted.index, start)
+    if unit in AVERAGED:
+        measured += f" {AVERAGED[unit]}"
     if len(counted) < len(pairs):
         measured += " The interval takes one number of labels: the others rest on the same pretraining."
     ratio = gain(compared, start)
@@ -106,19 +114,32 @@ def gain_over_scratch(compared: Comparison, start: str = PRETRAINED) -> Finding:
 
 
 def gain(compared: Comparison, start: str = PRETRAINED) -> MeanRatio | NoFit:
-    """The error of runs of a ``start`` over that of their controls, paired; labels that share these are one pair."""
+    """The error of runs of a ``start`` over that of their controls, paired; labels that share these or their weights
+    are one pair."""
     name = ARMS[start]
     pairs = compared.rows[compared.independent].dropna(subset=[name, "scratch"])
-    paired = pairs.groupby(compared.controls.loc[pairs.index], sort=False).mean()
+    paired = pairs.groupby(_pairs(compared, pairs.index, start), sort=False).mean()
     return mean_ratio(1 - paired[name], 1 - paired["scratch"])
+
+
+def _unit(compared: Comparison, labels: pd.Index[str], start: str) -> str:
+    """What one pair of ``labels`` is: a label, all that share a control, or all that share that or weights."""
+    pairs, controls = _pairs(compared, labels, start).nunique(), compared.controls.loc[labels].nunique()
+    return compared.noun if pairs == len(labels) else "control" if pairs == controls else "group"
+
+
+def _pairs(compared: Comparison, labels: pd.Index[str], start: str) -> pd.Series[int]:
+    """By each of the ``labels``, the number of its pair: those of one pair share controls or weights."""
+    weights = compared.weights[ARMS[start]]
+    return joined({label: {compared.controls[label], *weights[label]} for label in labels})
 
 
 def beats_majority(compared: Comparison, start: str = PRETRAINED) -> Finding:
     """Compare every label with the majority baseline on the same validation data.
 
     Where each image is right or wrong and their number is known, every label has an interval, and all intervals hold
-    simultaneously. Otherwise there is one interval, that of the mean over labels; of several fine-tunings of one
-    pre-training, one counts.
+    simultaneously. Otherwise there is one interval, that of the mean over labels; of fine-tunings of one pre-training
+    with several numbers of labels one counts, and others are averaged first.
     """
     target, name = compared.target, ARMS[start]
     of = " from other weights" if start == OTHER else ""
@@ -141,16 +162,16 @@ def beats_majority(compared: Comparison, start: str = PRETRAINED) -> Finding:
         p = float(chance.min() if verdict in ("Partly", "Not shown") else chance.max())
         return Finding(question, verdict, answer, _of_images(margins, images), p)
     counted = margin[compared.independent.loc[known.index]]
-    mean = mean_interval(counted)
+    apart = counted.groupby(joined(compared.weights.loc[counted.index, name]), sort=False).mean()
+    n, unit = len(apart), compared.noun if len(apart) == len(counted) else "group"
+    mean = mean_interval(apart)
     if mean is None:
-        why = f"{text.counted(len(counted), compared.noun)} of one number of labels shows no spread"
+        why = f"{text.counted(n, unit)} of one number of labels shows no spread"
         return Finding(question, "Cannot say", answer, f"No interval: {why}.")
     verdict = "Not shown" if 0 in mean else "No" if mean.high < 0 else "Yes" if beaten == len(known) else "Partly"
-    detail = (
-        f"Mean over {text.counted(len(counted), compared.noun)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
-    )
-    n = len(counted)
-    p, effect = p_value(mean, 0.0, n - 1), _mean_effect(mean, n, compared.noun)
+    detail = f"Mean over {text.counted(n, unit)}: {text.LEVEL} interval {_points(mean.low, mean.high)}."
+    detail += " Settings of one pretraining are averaged first." if unit == "group" else ""
+    p, effect = p_value(mean, 0.0, n - 1), _mean_effect(mean, n, unit)
     return Finding(question, verdict, answer, detail, p, effect=effect)
 
 
@@ -224,11 +245,26 @@ def comparison(study: Study, target: Target) -> Comparison:
     columns = {**means, "scratch": pd.Series(controls, dtype="float64"), "majority": majority}
     index = pd.Index(order, dtype="object")
     shared = pd.Series(["\n".join(sorted(settings_of[label])) for label in order], index=index, dtype="object")
+    weights = {name: _weights(of_start(rows, start), order) for start, name in ARMS.items() if start != SCRATCH}
     images = rows.groupby("label")["validation_images"].min().astype("float64").reindex(index)
     independent = pd.Series(index.isin(at_equal_labels(study, rows)["label"]), index=index)
     return Comparison(
-        target, pd.DataFrame(columns, index=index, dtype="float64"), noun(study), shared, images, independent
+        target,
+        pd.DataFrame(columns, index=index, dtype="float64"),
+        noun(study),
+        shared,
+        pd.DataFrame(weights, index=index),
+        images,
+        independent,
     )
+
+
+def _weights(rows: pd.DataFrame, labels: Sequence[str]) -> list[frozenset[str]]:
+    """Of each of the ``labels`` the pre-trainings that its ``rows`` start from, or the other weights, of one size."""
+    elsewhere = rows["init"].where(rows["init"] != PRETRAINED) + " of " + rows["size"]
+    by_label = rows["pretrained_by"].fillna(elsewhere).dropna().groupby(rows["label"])
+    found = {label: frozenset(weights) for label, weights in by_label}
+    return [found.get(label, frozenset()) for label in labels]
 
 
 def _whose(noun: str, start: str) -> str:

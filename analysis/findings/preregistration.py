@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.finding import Finding
 from analysis.findings.series import (
     COMPUTE,
     FINETUNED,
+    LABELS,
+    LOSS,
+    OBJECTIVE,
     PARAMETERS,
     SHORTFALL,
     Axis,
     Target,
+    best_settings,
     errors,
     finished,
     scaled_axes,
@@ -26,9 +32,12 @@ from analysis.findings.series import (
 from analysis.fit.student import Interval, NoFit, finite, p_value
 from analysis.study.files import read_predictions
 from analysis.study.records import Study
+from nepa_scale.config.objectives import NEXT_EMBEDDING
+from nepa_scale.config.registry import labelled
 
 TARGET_OF = {target.task: target for target in (SHORTFALL, *FINETUNED)}
 AXES = {axis.column: axis for axis in (PARAMETERS, COMPUTE)}
+UNLIKE = "another number of labels or another objective than the runs of the law"
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,10 @@ class Candidate:
     label: str
     params: int
     pretrain_flops: int
+    images: Mapping[str, int] = field(default_factory=dict)
+    """{task: the different images that it trains on}, as planned."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """{setting: its value} of what the plan varies; what is left out has its default."""
 
     def place(self, axis: Axis) -> float:
         """Where it lies on ``axis``."""
@@ -47,7 +60,7 @@ class Candidate:
 
 def expectations(study: Study, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
     """An entry for each error and axis of the ``study``: the law, the runs it was fitted to, and what it expects of
-    the ``candidates``; or why there is no law. The runs expected are not among those fitted."""
+    those of the ``candidates`` that it is about; or why there is none. The runs expected are not among those fitted."""
     coming = {candidate.run_id for candidate in candidates}
     others = dataclasses.replace(study, table=study.table[~study.table["run_id"].isin(coming)])
     targets = [target for target in (SHORTFALL, *FINETUNED) if len(study.of(target.task))]
@@ -64,6 +77,10 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
     entry["run_ids"] = [candidate.run_id for candidate in candidates]
     if isinstance(fitted.fit, NoFit):
         return {**entry, "reason": fitted.fit.reason, "law": None, "expected": []}
+    kind = _Kind.of(study, target, [point["run_id"] for point in points], candidates)
+    candidates = [run for run in candidates if kind.has(run.images.get(target.task), run.values)]
+    if not candidates:
+        return {**entry, "reason": f"the runs to come have {UNLIKE}", "law": None, "expected": []}
     places = [candidate.place(axis) for candidate in candidates]
     prediction, (_, degrees) = fitted.fit.predict(places), fitted.fit.reach(places)
     bounds = zip(candidates, places, prediction.y, prediction.low, prediction.high, degrees, strict=True)
@@ -81,8 +98,58 @@ def _entry(study: Study, target: Target, axis: Axis, candidates: Sequence[Candid
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What the runs have in common that one law is about; nothing of what is not known of them."""
+
+    images: frozenset[int]
+    """Numbers of labelled images."""
+    keys: tuple[str, ...]
+    """The varied settings that decide what pre-training predicts."""
+    values: frozenset[tuple[Any, ...]]
+    """Of ``keys``."""
+
+    @classmethod
+    def of(cls, study: Study, target: Target, run_ids: Collection[str], others: Sequence[Candidate] = ()) -> _Kind:
+        """The kind of the runs of a ``study`` that a law of ``target`` was fitted to; ``others`` vary settings, too."""
+        rows = _finished(study.tried, target, run_ids)
+        varied = {*study.axes, *(key for run in others for key in run.values)}
+        keys = tuple(key for key in _decisive(target) if key in varied)
+        images = rows[LABELS.column].dropna() if target.task in {task.name for task in labelled()} else ()
+        values = {_values(config, keys) for config in _configs(study, target, rows)}
+        return cls(frozenset(map(int, images)), keys, frozenset(values))
+
+    def has(self, images: int | None, config: Mapping[str, Any]) -> bool:
+        """Whether a run on so many ``images``, with these settings, is of this kind."""
+        at_equal_labels = images is None or not self.images or images in self.images
+        return at_equal_labels and (not self.values or _values(config, self.keys) in self.values)
+
+
+def _decisive(target: Target) -> dict[str, Any]:
+    """{setting of what pre-training predicts: its value in a run that does not say}, as ``series`` divides them."""
+    columns = {OBJECTIVE: NEXT_EMBEDDING.name} | (LOSS if target is SHORTFALL else {})
+    return {column.removeprefix("config."): value for column, value in columns.items()}
+
+
+def _values(config: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+    defaults = _decisive(SHORTFALL)
+    return tuple(config.get(key, defaults[key]) for key in keys)
+
+
+def _finished(table: pd.DataFrame, target: Target, run_ids: Collection[str]) -> pd.DataFrame:
+    """The rows of those runs that are finished; a run may use another's pre-training."""
+    return finished(table[(table["task"] == target.task) & table["run_id"].isin(run_ids)], target)
+
+
+def _configs(study: Study, target: Target, rows: pd.DataFrame) -> list[Mapping[str, Any]]:
+    return [study.results[run_id, target.task]["config"] or {} for run_id in rows["run_id"]]
+
+
+@dataclass(frozen=True)
 class Registered:
-    """What was expected of one run at a place on an axis, and what came, on average over its seeds."""
+    """What was expected of one run at a place on an axis, and what came, on average over its seeds.
+
+    As in the law, the setting of the lowest mean error stands for a place at which several were tried.
+    """
 
     target: Target
     axis: Axis
@@ -100,6 +167,8 @@ class Registered:
     when: str
     errors: tuple[float, ...]
     """Of the runs that are finished."""
+    unlike: bool = False
+    """Whether runs are finished, but only such that the law is not about."""
 
     @property
     def question(self) -> str:
@@ -167,10 +236,13 @@ def _content(study: Study) -> dict[str, Any]:
 
 def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mapping[str, Any]], when: str) -> Registered:
     target, first, law = TARGET_OF[entry["task"]], members[0], entry["law"]
+    done = _finished(study.table, target, [member["run_id"] for member in members])
+    came = _came(study, target, entry, done)
+    labels = {member["run_id"]: member["label"] for member in members}
     return Registered(
         target,
         AXES[entry["axis"]],
-        first["label"],
+        labels[came["run_id"].iloc[0]] if len(came) else first["label"],
         float(first["x"]),
         math.nan if first["error"] is None else first["error"],
         Interval(first["low"] or 0.0, math.inf if first["high"] is None else first["high"]),
@@ -178,8 +250,19 @@ def _registered(study: Study, entry: Mapping[str, Any], members: Sequence[Mappin
         law.get("groups", law["places"]),  # older versions took all places as independent
         first.get("degrees") or law.get("degrees", law["places"] - 2),
         when,
-        tuple(_errors(study, target, [member["run_id"] for member in members])),
+        tuple(came["error"]),
+        unlike=len(done) > len(came) == 0,
     )
+
+
+def _came(study: Study, target: Target, entry: Mapping[str, Any], done: pd.DataFrame) -> pd.DataFrame:
+    """[run_id, x, error] of those of the finished rows that the law is about; older versions expected it of others."""
+    kind = _Kind.of(study, target, [point["run_id"] for point in entry.get("fitted_to", ())])
+    images = (None if pd.isna(count) else int(count) for count in done[LABELS.column])
+    alike = [kind.has(*run) for run in zip(images, _configs(study, target, done), strict=True)]
+    rows = done[pd.Series(alike, index=done.index, dtype="bool")]
+    points = pd.DataFrame({"run_id": rows["run_id"], "x": 0.0, "error": errors(rows, target)})
+    return best_settings(points, rows, study.axes)
 
 
 def _finding(expected: Registered) -> Finding:
@@ -190,13 +273,8 @@ def _finding(expected: Registered) -> Finding:
         f"{text.LEVEL} interval {interval}"
     )
     if expected.came is None:
-        return Finding(expected.question, "Cannot say", f"{before}. It is not finished.")
+        why = f"What is finished has {UNLIKE}" if expected.unlike else "It is not finished"
+        return Finding(expected.question, "Cannot say", f"{before}. {why}.")
     runs = f", mean of {text.counted(len(expected.errors), 'run')}" if len(expected.errors) > 1 else ""
     answer = f"{before}. It came out at {text.percent(expected.came)}{runs}."
     return Finding(expected.question, "Yes" if expected.kept else "No", answer, p=expected.p)
-
-
-def _errors(study: Study, target: Target, run_ids: Sequence[str]) -> list[float]:
-    """The errors of those runs that are finished; a run may use another's pre-training."""
-    rows = study.table[(study.table["task"] == target.task) & study.table["run_id"].isin(run_ids)]
-    return errors(finished(rows, target), target).tolist()

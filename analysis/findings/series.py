@@ -26,6 +26,8 @@ SIZE_KEYS = {SIZE, *WIDTHS}
 COST_KEYS = {"model.patch_size", "pretrain.num_images", "pretrain.fraction", "pretrain.epochs", "pretrain.steps"}
 OBJECTIVE = "config.pretrain.objective"
 """The column of what pre-training predicts, of a study that varies it."""
+LOSS = {f"config.pretrain.{key}": getattr(PretrainConfig(), key) for key in NEXT_EMBEDDING.settings}
+"""{column: value as published} of the settings of the loss of next-embedding prediction."""
 _SUBSETS = ("num_images", "fraction", "labels_per_class", "label_list")
 LABEL_KEYS = {f"{task.name}.{key}" for task in labelled() for key in _SUBSETS}
 
@@ -133,7 +135,7 @@ def series(
         | {"x": _position(study, target, axis, usable, init)}
         | {"error": errors(usable, target)},
     )
-    chosen = _best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
+    chosen = best_settings(points, usable, study.axes).dropna(subset=["x"]).sort_values(["x", "run_id"])
     left_out = len(rows) - len(usable)
     if init == SCRATCH and axis is COMPUTE:
         none = NoFit("a from-scratch baseline spends no pretraining FLOPs")
@@ -167,8 +169,7 @@ def of_one_loss(rows: pd.DataFrame) -> pd.DataFrame:
 
     Skills under other distances, horizons or targets have no common scale, so the best of several would mean nothing.
     """
-    columns = {f"config.pretrain.{key}": getattr(PretrainConfig(), key) for key in NEXT_EMBEDDING.settings}
-    varied = {column: value for column, value in columns.items() if column in rows and len(rows)}
+    varied = {column: value for column, value in LOSS.items() if column in rows and len(rows)}
     for column, published in varied.items():
         values = rows[column].where(rows[column].notna(), published)
         wanted = published if (values == published).any() else values.iloc[0]
@@ -291,7 +292,8 @@ def _position(study: Study, target: Target, axis: Axis, rows: pd.DataFrame, init
     return same.loc[rows.index].map(by_settings.loc[by_settings["nunique"] == 1, "median"]).astype("float64")
 
 
-def _best_settings(points: pd.DataFrame, rows: pd.DataFrame, axes: tuple[str, ...]) -> pd.DataFrame:
+def best_settings(points: pd.DataFrame, rows: pd.DataFrame, axes: tuple[str, ...]) -> pd.DataFrame:
+    """Of the ``points`` [x, error] of ``rows`` those of the settings with the lowest mean error at each x."""
     varied = [f"config.{key}" for key in axes if key.rpartition(".")[2] != "seed"]
     if not varied or points.empty:
         return points

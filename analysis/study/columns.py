@@ -8,15 +8,16 @@ controls of a run, and as the runs of which one was chosen by tuning.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
 import pandas as pd
 
 from analysis.study.files import number
-from nepa_scale.config.registry import SPECS, TASKS
-from nepa_scale.config.schema import RunConfig, walk
+from analysis.study.spelling import spelt_alike
+from nepa_scale.config.registry import PRETRAIN, SPECS, TASKS
+from nepa_scale.config.schema import LATER, RunConfig, walk
 
 MAX_SHOWN = 40  # characters of a value in a note
 
@@ -70,6 +71,10 @@ SMALLEST = 1e-30  # of one that is not 0, so that products and powers of a few s
 FRACTIONS = frozenset(metric.key for task in SPECS.values() for metric in task.metrics if metric.unit == "percent")
 NOT_COMPARED = ("init", "seed")
 """A control differs in where it starts, and seeds are averaged."""
+_OF_LAYERS = ("layer_decay", "layer_decay_end", "layer_decay_ramp", "layer_warmup")
+_OF_WEIGHTS = ("init_ema", "init_blocks", "init_fraction", "freeze_patch_embed", *_OF_LAYERS)
+OF_WEIGHTS = frozenset(f"{task}.{name}" for task in TASKS for name in _OF_WEIGHTS)
+"""The settings that only a start from weights reads (``nepa_scale.tasks.finetune``), so that no control has them."""
 
 Results = Mapping[tuple[str, str], Mapping[str, Any]]
 CHOSEN = "chosen"
@@ -146,7 +151,7 @@ def distinct_labels(table: pd.DataFrame, results: Results, tuned: Collection[str
     """The label of every row, followed by settings where runs of one label and start differ in them, not in ``tuned``.
 
     Such are runs of several launches into one folder. A run without a result keeps its label: what it was run with is
-    not recorded, and it has nothing to average.
+    not recorded, and it has nothing to average. Tries of one arm that such launches gave several labels have one.
     """
     labels = table["label"].copy()
     configs = {run_id: result["config"] for (run_id, _), result in results.items() if result.get("config")}
@@ -156,16 +161,42 @@ def distinct_labels(table: pd.DataFrame, results: Results, tuned: Collection[str
             known, {*rows["task"], *rows["init"]}, tuned
         )  # what starts from pre-training rests on its settings
         labels.loc[rows.index] += [suffixes.get(run_id, "") for run_id in rows["run_id"]]
+    tried = table["task"].isin([task for task in SCORES if _tuned_of(task, tuned)])
+    named = table.assign(label=labels)[tried & (table["init"] != PRETRAIN.name)]
+    for _, rows in named.groupby(["task", "init"]):
+        first = _of_one_arm(rows, results, tuned)
+        labels.loc[rows.index] = [first.get(label, label) for label in rows["label"]]
     return labels
+
+
+def _of_one_arm(rows: pd.DataFrame, results: Results, tuned: Collection[str]) -> dict[str, str]:
+    """{label: the first that differs from it in nothing but what is ``tuned``}, of ``rows`` of one task and start that
+    reads no settings of pre-training: the arm is one, whichever points of a grid its tries were planned for."""
+    configs = spelt_alike({index: {**LATER, **config} for index, config in _recorded(rows, results).items()})
+    tasks, labels = set(rows["task"]), rows["label"].to_dict()
+    arms: dict[str, str] = {}
+    first = {}
+    for index, config in configs.items():
+        arm = _spelt(config, _affecting(config, tasks, tuned))
+        first[labels[index]] = arms.setdefault(arm, labels[index])
+    return first
+
+
+def _tuned_of(task: str, tuned: Collection[str]) -> list[str]:
+    """Those of the ``tuned`` settings that are of ``task``."""
+    return [key for key in tuned if key.startswith(f"{task}.")]
 
 
 def compared(configs: Iterable[Mapping[str, Any]], tasks: Iterable[str], tuned: Collection[str]) -> list[str]:
     """The settings that can affect the results of ``tasks``: not those of other tasks, not those that each arm is
     ``tuned`` in, and not those that some of ``configs`` do not record."""
     known = [set(config) for config in configs]
-    others = tuple(f"{task}." for task in TASKS if task not in set(tasks))
-    shared = set.intersection(*known) if known else set()
-    return sorted(key for key in shared - _orchestration() - {*NOT_COMPARED, *tuned} if not key.startswith(others))
+    return _affecting(set.intersection(*known) if known else set(), tasks, tuned)
+
+
+def _affecting(keys: Iterable[str], tasks: Iterable[str], tuned: Collection[str]) -> list[str]:
+    others = tuple(f"{task}." for task in {*TASKS} - {*tasks})
+    return sorted(key for key in {*keys} - _orchestration() - {*NOT_COMPARED, *tuned} if not key.startswith(others))
 
 
 def _telling(configs: Mapping[str, Mapping[str, Any]], tasks: set[str], tuned: Collection[str]) -> dict[str, str]:
@@ -173,6 +204,7 @@ def _telling(configs: Mapping[str, Mapping[str, Any]], tasks: set[str], tuned: C
     suffixes, groups = dict.fromkeys(configs, ""), 1
     if len(configs) < 2:
         return suffixes
+    configs = spelt_alike(configs)
     for key in compared(configs.values(), tasks, tuned):
         more = {run_id: f"{suffixes[run_id]} {key}={_value(config[key])}" for run_id, config in configs.items()}
         if len(set(more.values())) > groups:
@@ -193,22 +225,28 @@ def _orchestration() -> frozenset[str]:
 def settings(rows: pd.DataFrame, results: Results, tuned: Collection[str]) -> pd.Series[str]:
     """The settings of every one of ``rows`` of one task as text: equal for a control and its partners.
 
-    Settings of pretraining, of other tasks and those that each arm is tuned in are left out, as are settings that some
-    results do not record. A row whose result records no settings is represented by its label.
+    Settings of pretraining, of other tasks, those that a control does not read and those that each arm is tuned in are
+    left out, as are settings that some results do not record. A row whose result records no settings is represented by
+    its label.
     """
-    recorded = {
-        index: results[run_id, task]["config"]
-        for index, run_id, task in rows[["run_id", "task"]].itertuples(name=None)
-        if results.get((run_id, task), {}).get("config")
-    }
-    keys = compared(recorded.values(), rows["task"], tuned)
+    recorded = spelt_alike(_recorded(rows, results))
+    keys = [key for key in compared(recorded.values(), rows["task"], tuned) if key not in OF_WEIGHTS]
     spelt = {index: _spelt(config, keys) for index, config in recorded.items()}
     values = [spelt.get(index, f"label {label}") for index, label in rows["label"].items()]
     return pd.Series(values, index=rows.index, dtype="object")
 
 
+def _recorded(rows: pd.DataFrame, results: Results) -> dict[Hashable, Mapping[str, Any]]:
+    """{index: the settings that the result of the row records}."""
+    return {
+        index: results[run_id, task]["config"]
+        for index, run_id, task in rows[["run_id", "task"]].itertuples(name=None)
+        if results.get((run_id, task), {}).get("config")
+    }
+
+
 def _spelt(config: Mapping[str, Any], keys: list[str]) -> str:
-    return json.dumps([config[key] for key in keys], sort_keys=True)
+    return json.dumps({key: config[key] for key in keys}, sort_keys=True)
 
 
 def with_chosen(table: pd.DataFrame, tuned: Collection[str], finished: str) -> pd.DataFrame:
@@ -219,7 +257,7 @@ def with_chosen(table: pd.DataFrame, tuned: Collection[str], finished: str) -> p
     """
     chosen = pd.Series(data=True, index=table.index)
     for task, score in SCORES.items():
-        keys = [f"config.{key}" for key in tuned if key.startswith(f"{task}.")]
+        keys = [f"config.{key}" for key in _tuned_of(task, tuned)]
         rows = table[table["task"] == task] if keys else table.iloc[:0]
         rows = rows.assign(**{score: rows[score] if score in rows else float("nan")})
         for _, arm in rows.groupby(["label", "init", _seeds(rows)], dropna=False):

@@ -61,6 +61,7 @@ _ENTRY: Mapping[str, Types] = {
     "expected": (list,),
     "written_at": (str,),  # older versions wrote neither this
     "run_ids": (list,),  # nor this
+    "fitted_to": (list,),
 }
 _EXPECTED: Mapping[str, Types] = {
     **dict.fromkeys(("run_id", "label"), (str,)),
@@ -248,11 +249,13 @@ def read_predictions(study_dir: Path) -> dict[str, Any] | None:
 
 def _check_entry(entry: dict[str, Any]) -> None:
     """Raises ``Unreadable``, ``TypeError`` or ``KeyError`` for an entry that is not as ``expectations`` makes it."""
-    checked({"written_at": "", "run_ids": [], **entry}, _ENTRY)
+    checked({"written_at": "", "run_ids": [], "fitted_to": [], **entry}, _ENTRY)
     if entry["task"] not in TASKS or entry["axis"] not in PREDICTION_AXES:
         raise Unreadable(f"nothing is known of {entry['task']!r} along {entry['axis']!r}")
     for run_id in entry.get("run_ids", ()):
         checked({"run_ids": run_id}, {"run_ids": (str,)})
+    for point in entry.get("fitted_to", ()):
+        checked(point, {"run_id": (str,)})
     if entry["law"] is not None:
         checked(entry["law"], {"places": (int,)})
     for expected in entry["expected"]:

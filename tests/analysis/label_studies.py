@@ -47,8 +47,9 @@ def _run(path: Path, size: str, seed: int, start: str, images: int, error: float
     """Write one run and return it as planned."""
     run_id, label = f"{size}-{start}-{images}-{seed}", f"fraction={images / most:g} {size}"
     scores = {"classify": {"top1": 1 - error, "top1_majority": 0.1}, "segment": {"miou": 1 - min(error * 1.1, 0.99)}}
+    values = {"model.size": size, **dict.fromkeys(KEYS, images / most), "seed": seed}
     for task, metrics in scores.items():
         content = result(run_id, task, start, size, PARAMS[size], seed, metrics) | {"unique_images": images}
+        content["config"] |= values
         write_task(path, run_id, task, content)
-    values = {"model.size": size, **dict.fromkeys(KEYS, images / most), "seed": seed}
     return {"run_id": run_id, "label": label, "init": start, "values": values, "tasks": {task: {} for task in scores}}

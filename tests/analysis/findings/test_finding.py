@@ -71,7 +71,7 @@ def test_the_headline_claims_no_more(make_study: MakeStudy) -> None:
     sure = headline(study)
     said = headline(study, [Finding(law_question(CLASSIFICATION, PARAMETERS), "Not shown", "")])
     assert sure is not None and said is not None
-    assert "changes with model size" in said.sentence and "changes with model size" not in sure.sentence
+    assert "falls with model size" in sure.sentence and "falls with model size" not in said.sentence
 
 
 @pytest.mark.parametrize(("t", "n", "spread"), [(1.5, 4, None), (2.0, 5, 0.6)])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import MakeStudy
 from scipy import stats
-from study_files import write_json
+from study_files import result, write_json, write_task
 
-from analysis.findings.preregistration import Candidate, check_predictions, expectations
+from analysis.findings.preregistration import Candidate, Registered, check_predictions, expectations
+from analysis.findings.preregistration import registered as all_registered
 from analysis.study.files import PREDICTIONS, predicted_runs, read_predictions, write_predictions
 from analysis.study.records import read_study
 from nepa_scale.utils.errors import UserError
@@ -154,6 +157,7 @@ EXPECTED = {"run_id": "r", "label": "small", "x": 1e6, "error": 0.2, "low": 0.1,
         *({"entries": [ENTRY | {"law": law}]} for law in ({}, [], {"places": "many"})),
         *({"entries": [ENTRY | {"expected": expected}]} for expected in (3, [3], [{}])),
         *({"entries": [ENTRY | change]} for change in ({"run_ids": 3}, {"run_ids": [[]]}, {"written_at": 3})),
+        *({"entries": [ENTRY | {"fitted_to": runs}]} for runs in (3, [3], [{}], [{"run_id": 3}])),
         *(
             {"entries": [ENTRY | {"expected": [EXPECTED | change]}]}
             for change in ({"x": "far"}, {"error": [1]}, {"low": float("inf")}, {"high": 10**400}, {"label": None})
@@ -166,3 +170,98 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str | dict[str, object
     (tmp_path / PREDICTIONS).write_text(content if isinstance(content, str) else json.dumps(whole | content))
     with pytest.raises(UserError, match=r"predictions\.json"):
         read_predictions(tmp_path)
+
+
+SIZES = {"atto": 15_000, "femto": 38_000, "pico": 114_000, "nano": 301_000, "micro": 800_000}
+HELD = "micro"
+#: What multiplies the error, and the labelled images, at each value of a setting that a grid varies beside the size.
+LABELS_VARY = ("classify.labels_per_class", {10: (1.0, 100), 50: (0.5, 500)})
+RATE_VARIES = ("pretrain.base_lr", {0.1: (1.0, 100), 0.3: (1.5, 100)})
+OBJECTIVE_VARIES = ("pretrain.objective", {"next_embedding": (1.0, 100), "masked_pixels": (1.6, 100)})
+Varied = tuple[str, dict[Any, tuple[float, int]]]
+
+
+def written(path: Path, varied: Varied, *, done: bool, seeds: Sequence[int] = (0,)) -> Path:
+    """A study of sizes by a setting, errors of 3 N^-0.2 and a little noise; the largest size is ``done`` or to come."""
+    (key, values), random, planned = varied, np.random.default_rng(3), []
+    for size, params in SIZES.items():
+        for value, (factor, images) in values.items():
+            for seed in seeds:
+                run_id, noise = f"{size}-{value}-{seed}", float(np.exp(random.normal(0, 0.02)))
+                if done or size != HELD:
+                    scores = {"top1": 1 - 3 * params**-0.2 * factor * noise, "top1_majority": 0.1}
+                    outcome = result(run_id, "classify", "pretrain", size, params, seed, scores)
+                    outcome["config"] |= {key: value}
+                    write_task(path, run_id, "classify", outcome | {"unique_images": images})
+                run = {"run_id": run_id, "label": f"{size} {value}", "init": "pretrain"}
+                tasks = {"classify": {"params_backbone": params}}
+                planned.append(run | {"values": {"model.size": size, key: value, "seed": seed}, "tasks": tasks})
+    plan = {"schema": 1, "study": "t", "grid": "g", "axes": ["model.size", key, "seed"], "runs": planned}
+    write_json(path / "plan.json", plan)
+    return path
+
+
+def held(varied: Varied, seeds: Sequence[int] = (0,), *, told: bool = True) -> list[Candidate]:
+    """The runs of the largest size; older versions were not ``told`` how they differ."""
+    key, values = varied
+    more = [({"classify": images}, {key: value}) if told else ({}, {}) for value, (_, images) in values.items()]
+    return [
+        Candidate(f"{HELD}-{value}-{seed}", f"{HELD} {value}", SIZES[HELD], 10**12, *about)
+        for value, about in zip(values, more, strict=True)
+        for seed in seeds
+    ]
+
+
+def outcome_of(path: Path, varied: Varied, candidates: Sequence[Candidate], seeds: Sequence[int] = (0,)) -> Registered:
+    """What came of a registration of the ``candidates`` once these are done."""
+    entry = entry_of(written(path, varied, done=False, seeds=seeds), *candidates)
+    write_predictions(path, {"written_at": "2026-01-01T10:20:30+00:00", "entries": [entry]})
+    (found,) = all_registered(read_study(written(path, varied, done=True, seeds=seeds)))
+    return found
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_prediction_is_of_the_number_of_labels_of_its_law(tmp_path: Path, told: bool) -> None:
+    """The law is of 50 labels a class; the same sizes on 10 are no outcome of it, also where they were registered."""
+    found = outcome_of(tmp_path, LABELS_VARY, held(LABELS_VARY, told=told))
+    assert found.label == "micro 50"
+    assert found.came == pytest.approx(0.5 * 3 * SIZES[HELD] ** -0.2, rel=0.1)
+    entry = json.loads((tmp_path / PREDICTIONS).read_text())["entries"][0]
+    assert {one["run_id"] for one in entry["expected"]} == {"micro-50-0"} | (set() if told else {"micro-10-0"})
+
+
+def test_what_came_is_of_the_best_setting_with_all_its_seeds(tmp_path: Path) -> None:
+    """As in the law, of which each size is represented by its best rate."""
+    found = outcome_of(tmp_path, RATE_VARIES, held(RATE_VARIES, (0, 1)), (0, 1))
+    assert (len(found.errors), found.label) == (2, "micro 0.1")
+    assert found.came == pytest.approx(3 * SIZES[HELD] ** -0.2, rel=0.1)
+
+
+def test_nothing_is_expected_of_another_objective(tmp_path: Path) -> None:
+    """The law is of next-embedding prediction: masked pixels are not to be judged by it."""
+    _, masked = held(OBJECTIVE_VARIES)
+    study = written(tmp_path, OBJECTIVE_VARIES, done=False)
+    entry = entry_of(study, masked)
+    assert entry["law"] is None and entry["expected"] == [] and "another objective" in str(entry["reason"])
+    assert entry["run_ids"] == [masked.run_id]
+    both = entry_of(study, *held(OBJECTIVE_VARIES))
+    assert [one["run_id"] for one in both["expected"]] == ["micro-next_embedding-0"]  # type: ignore[attr-defined]
+
+
+def test_another_objective_that_was_registered_answers_nothing(tmp_path: Path) -> None:
+    """As older versions did."""
+    _, masked = held(OBJECTIVE_VARIES, told=False)
+    found = outcome_of(tmp_path, OBJECTIVE_VARIES, [masked])
+    assert (found.came, found.unlike) == (None, True)
+    (finding,) = check_predictions(read_study(tmp_path))
+    assert finding.verdict == "Cannot say" and "not finished" not in finding.answer
+
+
+def test_a_study_of_one_objective_predicts_its_own(tmp_path: Path) -> None:
+    """Also where that is not next-embedding prediction, and no run says so by what it varies."""
+    masked: Varied = ("pretrain.objective", {"masked_pixels": (1.6, 100)})
+    path = written(tmp_path, masked, done=False)
+    plan = json.loads((path / "plan.json").read_text())
+    write_json(path / "plan.json", plan | {"axes": ["model.size", "seed"]})
+    (candidate,) = held(masked, told=False)
+    assert entry_of(path, candidate)["law"] is not None
