@@ -16,7 +16,7 @@ if __name__ == "__main__":
     # Run as a script, Python imports from this file's folder; import from the checkout it belongs to instead.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from analysis.study.files import PREDICTIONS, predicted_runs
+from analysis.study.files import PREDICTIONS
 from nepa_scale.config import overrides
 from nepa_scale.run_dir.status import exclusive
 from nepa_scale.utils import callable_module
@@ -37,10 +37,12 @@ from sweeps.plan.plan import CLUSTER_NAME, Plan, read_cluster, save_cluster
 from sweeps.planner import (
     PlannedLaunch,
     announcement,
+    late_line,
     not_started,
     plan_launch,
     predicted_from,
     register,
+    unpredicted,
     waiting_line,
 )
 from sweeps.settings.command_line import calibration_help, help_text, read_launch
@@ -121,10 +123,10 @@ def _todo(request: Launch, prepared: PlannedLaunch) -> list[Job]:
 def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
     """Do the smaller runs, write down what is expected of the largest, and do these; as far as one command gets."""
     planned, held, study_dir = prepared.plan, prepared.held, request.study_dir
-    waiting, known = not_started(held, study_dir), predicted_runs(study_dir)
-    coming = [run for run in waiting if run.run_id not in known]
+    coming = unpredicted(held, study_dir)
     if not coming:
         there = f"{study_dir / PREDICTIONS} says what is expected and stays as it is"
+        waiting = not_started(held, study_dir)
         print(f"predict=true: {there if waiting else 'the largest runs have started, so nothing is expected of them'}")
         return _carry_out(request, prepared)
     if request.predict_from is None:
@@ -136,7 +138,10 @@ def _predict_and_carry_out(request: Launch, prepared: PlannedLaunch) -> int:
                 return code  # a signal has ended the watching
             others = {run.run_id for run in planned.runs} - needed - set(held)
             return max(code, _carry_out(request, prepared, others))
-    for line in register(planned, coming, study_dir, request.predict_from or study_dir):
+    waited, coming = coming, unpredicted(held, study_dir)
+    if late := {run.run_id for run in waited} - {run.run_id for run in coming}:
+        print(late_line(planned, late))
+    for line in register(planned, coming, study_dir, request.predict_from or study_dir) if coming else ():
         print(line)
     return _carry_out(request, prepared)
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.study.files import PREDICTIONS, write_predictions
+from analysis.study.files import PREDICTIONS, predicted_runs, write_predictions
+from nepa_scale.config.objectives import NEXT_EMBEDDING
 from nepa_scale.config.registry import PRETRAIN
 from nepa_scale.run_dir.status import exclusive, now, read_status
-from nepa_scale.utils.errors import ConfigError
+from nepa_scale.utils.errors import ConfigError, shortened
 from sweeps.calibrate import known_times
 from sweeps.plan import plan
 from sweeps.plan.feasibility import check, check_planned, excesses, fitting, plan_warnings, too_large, trimmed
@@ -64,7 +65,8 @@ def plan_launch(request: Launch) -> PlannedLaunch:
     if request.budget.over == "trim":
         planned = trimmed(planned, request.study_dir, request.budget)
         run_specs = {run.run_id: run_specs[run.run_id] for run in planned.runs}
-    held = largest(planned, equal=equal_budgets(request)) if request.predict else {}
+    known = plan.merge(earlier, planned)
+    held = largest(planned, known, equal=equal_budgets(request)) if request.predict else {}
     if held and request.predict_from is None and not predicted_from(planned, held):
         why = "all other runs branch off the largest, which is then the first; give branch=false or predict_from=DIR"
         raise ConfigError([f"predict=true: {why}"])
@@ -88,12 +90,17 @@ def _runnable(request: Launch, placed: Placements, devices: int) -> tuple[dict[s
     return feasible, (*unmet_points, *dropped)
 
 
-def largest(plan: Plan, *, equal: float = 0.0) -> dict[str, PlannedRun]:
+def largest(plan: Plan, known: Plan | None = None, *, equal: float = 0.0) -> dict[str, PlannedRun]:
     """The pre-trained runs of most pre-training FLOPs; a part ``equal`` of these is no difference.
+
+    Where the objective varies, those of NEPA's own, which alone the laws are about. ``known``: the ``plan`` with the
+    runs of earlier launches, whose pre-training its runs may use.
 
     Raises ``ConfigError`` when all have equally many.
     """
-    flops = {run.run_id: pretrain_flops(plan, run) for run in plan.runs if run.init == "pretrain"}
+    runs = [run for run in plan.runs if run.init == "pretrain"]
+    own = [run for run in runs if run.values.get("pretrain.objective", NEXT_EMBEDDING.name) == NEXT_EMBEDDING.name]
+    flops = {run.run_id: pretrain_flops(known or plan, run) for run in own or runs}
     least = (1 - equal) * max(flops.values(), default=0)
     if all(value >= least for value in flops.values()):
         raise ConfigError([f"predict=true: grid={plan.grid} scales nothing; use a grid over sizes, data or compute"])
@@ -121,9 +128,15 @@ def not_started(runs: Mapping[str, PlannedRun], study_dir: Path) -> list[Planned
     return [run for run_id, run in runs.items() if not any(_has_begun(folders[run_id] / task) for task in run.tasks)]
 
 
-def pretrain_flops(plan: Plan, run: PlannedRun) -> int:
-    """FLOPs of the pre-training that ``run`` starts from, its own or that of another run."""
-    owner = next((other for other in plan.runs if other.run_id == run.pretrained_by), run)
+def unpredicted(held: Mapping[str, PlannedRun], study_dir: Path) -> list[PlannedRun]:
+    """Those of the ``held`` runs that have not started and of which nothing is written down."""
+    predicted = predicted_runs(study_dir)
+    return [run for run in not_started(held, study_dir) if run.run_id not in predicted]
+
+
+def pretrain_flops(known: Plan, run: PlannedRun) -> int:
+    """FLOPs of the pre-training that ``run`` starts from, its own or that of another run, which is ``known``."""
+    owner = next((other for other in known.runs if other.run_id == run.pretrained_by), run)
     return owner.tasks[PRETRAIN.name].flops if PRETRAIN.name in owner.tasks else 0
 
 
@@ -145,11 +158,17 @@ def waiting_line(plan: Plan, held: Collection[str]) -> str:
     )
 
 
+def late_line(plan: Plan, late: Collection[str]) -> str:
+    """The line about runs of which nothing is written down any more."""
+    names = shortened(run.name for run in plan.runs if run.run_id in late)
+    return f"predict=true: another launch has started or predicted {names}, so nothing is added about that"
+
+
 def _names(plan: Plan, held: Collection[str]) -> str:
     return ", ".join(dict.fromkeys(run.label for run in plan.runs if run.run_id in held))
 
 
-def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:
+def register(planned: Plan, runs: Collection[PlannedRun], study_dir: Path, source: Path) -> list[str]:
     """Write down what the finished runs of the study ``source`` predict for ``runs``; returns lines to print.
 
     Raises ``UserError`` when ``source`` cannot be read.
@@ -157,15 +176,23 @@ def register(plan: Plan, runs: Collection[PlannedRun], study_dir: Path, source: 
     from analysis.findings.preregistration import Candidate, expectations
     from analysis.study.records import read_study
 
+    known = plan.merge(plan.load(study_dir), planned)
     candidates = [
-        Candidate(run.run_id, run.label, next(iter(run.tasks.values())).params_backbone, pretrain_flops(plan, run))
+        Candidate(
+            run.run_id,
+            run.label,
+            params=next(iter(run.tasks.values())).params_backbone,
+            pretrain_flops=pretrain_flops(known, run),
+            images={name: task.unique_images for name, task in run.tasks.items()},
+            values=run.values,
+        )
         for run in runs
     ]
     entries = expectations(read_study(source), candidates)
     content = {
         "written_at": now(),
-        "study": plan.study,
-        "grid": plan.grid,
+        "study": planned.study,
+        "grid": planned.grid,
         "source": str(source.absolute()),
         "entries": entries,
     }

@@ -18,7 +18,7 @@ from nepa_scale.config import data_facts, recipes
 from nepa_scale.config.registry import TASKS, plugged_in, spec
 from nepa_scale.config.schema import ModelConfig, RunConfig, walk
 from nepa_scale.config.sizes import SHIPPED, own_sizes
-from nepa_scale.config.validate import LABEL_KEY, LIST_KEY, SUBSET_KEYS, check_values
+from nepa_scale.config.validate import LABEL_KEY, LIST_KEY, START_KEYS, SUBSET_KEYS, check_values
 from nepa_scale.data import layout
 from nepa_scale.data.info import DEFAULT_ROOT
 from nepa_scale.utils import yaml_files
@@ -36,7 +36,8 @@ LISTS = ("log.trackers",)  # the same of a list
 NOT_HERE = dict.fromkeys(("model.in_chans", "in_chans"), "images of every kind are read as 3 channels, RGB")
 ONE_VALUE = "expected one value, found a list"
 SECTIONS = sorted({key.split(".")[0] for key in KEYS if "." in key})
-EXCLUSIVE = (("epochs", "steps"), ("steps", "epochs"), *permutations((*SUBSET_KEYS, LABEL_KEY, LIST_KEY), 2))
+ALTERNATIVES = (("epochs", "steps"), (*SUBSET_KEYS, LABEL_KEY, LIST_KEY), START_KEYS)
+EXCLUSIVE = tuple(pair for keys in ALTERNATIVES for pair in permutations(keys, 2))
 
 Pairs = list[tuple[str, str]]  # settings, as (dotted key, text)
 _reading = threading.Lock()
@@ -282,8 +283,9 @@ def with_files(pairs: Sequence[tuple[str, str]], problems: list[str]) -> Pairs:
 
 def overlay(weak: Sequence[tuple[str, str]], strong: Sequence[tuple[str, str]]) -> Pairs:
     """The settings of two sources in order, where ``strong`` replaces what it excludes: steps a length in epochs, a
-    fraction a number of images or of labels per class, and the other way round. Its ``data`` stands before the data
-    sets of single tasks, and its size takes the place of the shape that a size of a user's folder has in ``weak``."""
+    fraction a number of images or of labels per class, a number of blocks to start from a fraction of them, and the
+    other way round. Its ``data`` stands before the data sets of single tasks, and its size takes the place of the shape
+    that a size of a user's folder has in ``weak``."""
     given = {key for key, value in strong if value != "null"}
     replaced = excluded(given)
     recorded = dict(weak)

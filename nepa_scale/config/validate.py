@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from nepa_scale.config import data_facts, early_stop, learning_rate, objectives
 from nepa_scale.config.data_facts import (
@@ -32,6 +34,7 @@ SUBSET_KEYS = ("num_images", "fraction")
 LABEL_KEY = "labels_per_class"  # a third way to say it, of the tasks that read labels
 LIST_KEY = "label_list"  # a fourth, of classification
 TUNING_KEY = "tuning_images"
+START_KEYS = ("init_blocks", "init_fraction")  # two ways to say how much of the weights is taken
 
 
 def check_values(config: RunConfig, tasks: tuple[str, ...]) -> list[str]:
@@ -75,6 +78,13 @@ def check_data(config: RunConfig, tasks: tuple[str, ...], *, planning: bool = Fa
         problems += lines or _count_problems(config, task) or _class_problems(config, task)
         problems += [] if lines else _list_problems(config, task)
     return list(dict.fromkeys(problems))
+
+
+def read_by_check_data(config: RunConfig, task: str) -> tuple[Any, ...]:
+    """What ``check_data`` reads for ``task``: where this is equal, so are its problems."""
+    section = config.task_config(task)
+    subset = (*_subset(section).items(), tuning_images(section))
+    return dataclasses.astuple(config.data), task, section.dataset, section.milestones, subset
 
 
 def _dataset_problems(config: RunConfig, task: str) -> list[str]:

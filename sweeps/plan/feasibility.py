@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from nepa_scale.config import validate
-from nepa_scale.config.data_facts import label_list, labels_per_class
-from nepa_scale.config.registry import PRETRAIN
+from nepa_scale.config.registry import PRETRAIN, TASKS
+from nepa_scale.config.schema import RunConfig
 from nepa_scale.placement import ds_config
 from nepa_scale.placement.devices import unseen
 from nepa_scale.run_dir.run_folder import begun_tasks, is_finished
@@ -44,9 +44,7 @@ def check(run_specs: Iterable[RunSpec], study_dir: Path, devices: int, *, planni
     for run_spec in run_specs:
         config = run_spec.config
         for task in run_spec.tasks:
-            section = config.task_config(task)
-            subset = (section.num_images, section.fraction, labels_per_class(section), label_list(section))
-            reads = (config.data.root, section.dataset, *subset, task)
+            reads = validate.read_by_check_data(config, task)
             if reads not in seen:
                 problems += validate.check_data(config, (task,), planning=planning)
             seen.add(reads)
@@ -71,15 +69,17 @@ def check_planned(run_specs: Iterable[RunSpec], *, calibrate: bool) -> None:
 
 def check_shards(run_specs: Iterable[RunSpec]) -> None:
     """Raises ``ConfigError`` naming every damaged shard."""
-    distinct = {
-        (run_spec.config.data.root, *(run_spec.config.task_config(task).dataset for task in run_spec.tasks)): run_spec
-        for run_spec in run_specs
-    }
+    distinct: dict[tuple[Any, ...], tuple[RunConfig, set[str]]] = {}
+    for run_spec in run_specs:
+        config = run_spec.config
+        datasets = (config.task_config(task).dataset for task in TASKS)
+        _, tasks = distinct.setdefault((config.data.root, config.data.streaming, *datasets), (config, set()))
+        tasks.update(run_spec.tasks)
     with reporting() as report:
         lines = [
             line
-            for run_spec in distinct.values()
-            for line in validate.check_contents(run_spec.config, run_spec.tasks, report)
+            for config, tasks in distinct.values()
+            for line in validate.check_contents(config, tuple(sorted(tasks)), report)
         ]
     if lines:
         raise ConfigError(list(dict.fromkeys(lines)))

@@ -167,14 +167,23 @@ def merge(earlier: Plan | None, plan: Plan) -> Plan:
 
 
 def _united(earlier: PlannedRun, run: PlannedRun) -> PlannedRun:
-    """``run`` with those tasks that only the ``earlier`` plan has; without its pre-training where another does that."""
+    """``run`` with those tasks that only the ``earlier`` plan has; without its pre-training where another does that.
+
+    Where only the ``earlier`` plan tunes a task of it, it stays with the other tries of that.
+    """
     tasks = {**earlier.tasks, **run.tasks}
     if run.pretrained_by is not None:
         tasks.pop(PRETRAIN.name, None)
     added = tasks.keys() - run.tasks.keys()
     tuned = {key: value for key, value in earlier.tuned.items() if key.split(".")[0] in added}
     ordered = {task: tasks[task] for task in TASKS if task in tasks}
-    return dataclasses.replace(run, tasks=ordered, tuned={**tuned, **run.tuned})
+    return dataclasses.replace(
+        run,
+        label=(earlier if earlier.tuned and not run.tuned else run).label,
+        values={**earlier.values, **run.values},
+        tasks=ordered,
+        tuned={**tuned, **run.tuned},
+    )
 
 
 def run_name(run: PlannedRun | Dropped) -> str:

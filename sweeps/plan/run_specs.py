@@ -95,11 +95,19 @@ def expand(launch: Launch) -> dict[str, RunSpec]:
 
 
 def _add(run_specs: dict[str, RunSpec], run_spec: RunSpec) -> None:
-    """Add a run to ``run_specs``; one that is there already takes on its tasks."""
+    """Add a run to ``run_specs``; one that is there already takes on its tasks.
+
+    It is of the arm of the task that it tunes, which would be chosen among fewer tries without it.
+    """
     run_id = run_spec.config.run_id
     there = run_specs.get(run_id, run_spec)
-    tasks = tuple(task for task in TASKS if task in {*there.tasks, *run_spec.tasks})
-    run_specs[run_id] = dataclasses.replace(there, tasks=tasks, tuned={**there.tuned, **run_spec.tuned})
+    run_specs[run_id] = dataclasses.replace(
+        there,
+        label=(run_spec if run_spec.tuned and not there.tuned else there).label,
+        values={**there.values, **run_spec.values},
+        tasks=tuple(task for task in TASKS if task in {*there.tasks, *run_spec.tasks}),
+        tuned={**there.tuned, **run_spec.tuned},
+    )
 
 
 def _with(pairs: Pairs, settings: dict[str, Any]) -> Pairs:

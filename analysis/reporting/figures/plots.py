@@ -148,7 +148,7 @@ def last_places(
     points = pd.DataFrame({"x": x, "y": y}).sort_values(["x", "y"], ascending=[False, True])
     last = points.groupby(groups).first()
     named = readable([group for group in looks.groups if group in last.index])
-    return {group: (float(last.loc[group, "x"]), float(last.loc[group, "y"])) for group in named}
+    return {str(group): (x, y) for group, x, y in last.loc[named].itertuples()}
 
 
 def _draw_majority(axes: Axes, majority: float) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from plain_study import read_launch
 
+from nepa_scale.data.info import INFO_NAME, make_info
+from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.run_dir.status import Status, write_status
 from nepa_scale.utils.errors import ConfigError
-from nepa_scale.utils.files import write_json
+from nepa_scale.utils.files import read_json, write_json
 from sweeps.plan import plan
-from sweeps.plan.feasibility import excesses, fitting, trimmed
+from sweeps.plan.feasibility import check, check_shards, excesses, fitting, trimmed
 from sweeps.plan.machine import Placements, Speed
 from sweeps.plan.plan import Dropped, Layout, Plan, PlannedRun, PlannedTask
 from sweeps.plan.run_specs import expand, price, share_pretraining, unmet
@@ -228,3 +230,46 @@ def test_a_plan_of_many_seeds_is_halved() -> None:
     total = sum(task.flops for run in made.runs for task in run.tasks.values())
     kept = trimmed(made, Path("none"), BudgetSettings(flops=total / 2))
     assert 148 <= len(kept.runs) <= 152
+
+
+@pytest.fixture
+def unmeasured(tmp_path: Path) -> Path:
+    """A data root with 64 digits whose mean and deviation are not recorded, and a set of which only the facts are."""
+    write_digits(tmp_path, num_train=64, num_validation=16, shard_size=32)
+    path = tmp_path / "digits" / INFO_NAME
+    write_json(path, {key: value for key, value in read_json(path).items() if key not in ("mean", "std")})
+    sizes = {"train": 64, "validation": 64}
+    write_json(tmp_path / "far" / INFO_NAME, make_info("far", split_sizes=sizes, shard_size=64, url="https://far.org"))
+    return tmp_path
+
+
+DIGITS = ("study.sizes=[femto]", "study.tasks=[pretrain,classify]", "study.scratch_control=false")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["grid.axes.classify.tuning_images=[5,64]"], "classify.tuning_images=64"),
+        (["grid.axes.classify.tuning_images=[64,5]"], "classify.tuning_images=64"),
+        (["grid.points={a: {data.mean: 0.4}, b: {data.mean: dataset, data.std: dataset}}"], "data.mean=dataset"),
+        (["grid.points={a: {data.std: 0.4}, b: {data.mean: dataset, data.std: dataset}}"], "data.mean=dataset"),
+        (["grid.axes.data.streaming=[true,false]", "data.allow_remote=true", "pretrain.dataset=far"], "data.streaming"),
+    ],
+    ids=["one more", "the first", "mean", "deviation", "streaming"],
+)
+def test_points_that_read_data_in_other_ways_are_checked_each(unmeasured: Path, words: list[str], key: str) -> None:
+    """A mistake of one point is not hidden by another on the same images."""
+    run_specs = expand(read_launch((*DIGITS, f"data.root={unmeasured}", *words)))
+    with pytest.raises(ConfigError) as caught:
+        check(run_specs.values(), unmeasured / "none", 1)
+    assert any(key in line for line in caught.value.problems)
+
+
+@pytest.mark.parametrize("streaming", ["[true,false]", "[false,true]"])
+def test_shards_are_looked_into_where_any_point_reads_them_by_index(unmeasured: Path, streaming: str) -> None:
+    """A point that streams does not stand for one on the same data set that does not."""
+    shard = unmeasured / "digits" / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    words = (*ONE, f"data.root={unmeasured}", f"grid.axes.data.streaming={streaming}")
+    with pytest.raises(ConfigError, match=shard.name):
+        check_shards(expand(read_launch(words)).values())

@@ -96,6 +96,18 @@ def test_steps_replace_the_study_epochs(task: str) -> None:
             assert config.task_config(task).epochs is None
 
 
+@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize(
+    ("stated", "typed"), [("init_fraction=0.5", "init_blocks=1"), ("init_blocks=1", "init_fraction=0.5")]
+)
+def test_one_way_to_say_what_starts_pretrained_replaces_the_other(task: str, stated: str, typed: str) -> None:
+    """A number of blocks on the command line replaces the study's fraction of them, and the other way round."""
+    for point in expand(read_launch([f"study.run.{task}.{stated}", f"{task}.{typed}"])).values():
+        section = point.config.finetuning[task]
+        given = {"init_blocks": section.init_blocks, "init_fraction": section.init_fraction}
+        assert [f"{key}={value}" for key, value in given.items() if value is not None] == [typed]
+
+
 def test_epochs_replace_the_study_steps() -> None:
     """A length in epochs on the command line replaces the study's length in steps."""
     launch = read_launch(["study=imagenet", "study.sizes=[tiny]", "segment.epochs=3"])
@@ -268,6 +280,18 @@ def test_a_launch_with_fewer_tasks_keeps_the_others_planned() -> None:
     ]
     assert [run.tuned for run in merged.runs] == [run.tuned for run in first.runs] == [{"segment.base_lr": 0.016}] * 2
     assert plan.merge(merged, first).runs == merged.runs
+
+
+def test_a_launch_that_tunes_nothing_leaves_tries_in_their_arm() -> None:
+    """A later launch of other tasks takes the run at the study's own rate from no arm that is tuned."""
+    words = ("study.sizes=[femto]", "study.scratch_control=false")
+    axis = ("grid.axes.classify.attention=[causal,bidirectional]", "classify.tuning_images=9")
+    first = make_plan(*words, *axis, "study.tasks=[pretrain,classify]", "study.tuned.classify.base_lr=[0.003,0.012]")
+    second = make_plan(*words, "study.tasks=[pretrain,probe]", "classify.tuning_images=9")
+    merged = plan.merge(first, second)
+    assert [run.run_id for run in merged.runs] == [run.run_id for run in first.runs]
+    assert [(run.label, run.values) for run in merged.runs] == [(run.label, run.values) for run in first.runs]
+    assert "probe" in {task for run in merged.runs for task in run.tasks}
 
 
 def test_a_pretraining_that_another_run_does_leaves_the_plan() -> None:

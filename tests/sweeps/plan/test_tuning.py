@@ -77,6 +77,29 @@ def test_the_rate_of_the_study_may_be_among_them() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "arms"),
+    [
+        (["grid.axes.classify.attention=[causal,bidirectional]"], {"attention=causal", "attention=bidirectional"}),
+        (["grid.axes.probe.layers=[last,quarters]"], {""}),
+        (["grid.points={a: {classify.attention: causal}, b: {classify.attention: bidirectional}}"], {"a", "b"}),
+    ],
+    ids=["an axis of its task", "of another", "named points"],
+)
+def test_the_run_of_the_other_tasks_is_tried_in_the_arm_of_its_tuned_one(words: list[str], arms: set[str]) -> None:
+    """Where the study's own rate is tried no arm loses it, and none appears that the grid does not have."""
+    common = ("study.sizes=[femto,pico]", "study.tasks=[pretrain,probe,classify]", *SCORED)
+    points = points_of(*common, *words, "study.tuned.classify.base_lr=[0.003,0.012]")
+    labels = {frozenset({*arm.split(), size}) for arm in arms for size in ("femto", "pico")}
+    rates = tried(points, "classify")
+    assert {frozenset(label.split()) for label, *_ in rates} == labels
+    assert (len(rates), set(rates.values())) == (len(labels) * 2 * 2, {1})
+    shared = [point for point in points if len(set(point.tasks) - {"pretrain"}) > 1]
+    assert shared and all("classify" in point.tasks for point in shared)
+    varied = {key for point in points for key in point.values if key.startswith(("classify.", "probe."))}
+    assert all(varied <= set(point.values) for point in shared)
+
+
 def test_more_values_leave_the_runs_that_are_there() -> None:
     """A value more, of this task or another, is runs more: those of before keep their ids, tasks and pre-training."""
     words = ("study.sizes=[femto]", *SCORED)
