@@ -158,7 +158,8 @@ def _plots(study: Study, logged: Curves) -> Iterator[Plot]:
     if len(study.of("pretrain")):
         yield from (error_plot(study, SHORTFALL, axis) for axis in axes[:1])
         for metric, name in _CURVES:
-            yield curve_plot(study, logged, metric, name)
+            if logged.of("pretrain", metric) or study.finished("pretrain").empty:  # no curves of records without logs
+                yield curve_plot(study, logged, metric, name)
         yield rank_plot(study) if PARAMETERS in axes else rank_by_label_plot(study)
     if not scales_sizes(study):
         yield from _setting_curves(study, logged)
