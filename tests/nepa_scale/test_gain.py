@@ -11,8 +11,8 @@ from launching import train
 from nepa_scale.data.prepare.digits import write_digits
 from nepa_scale.utils.files import read_json
 
-pytestmark = [pytest.mark.slow(seconds=120), pytest.mark.long, pytest.mark.timeout(1500)]
-SEEDS = (0, 1, 2)
+pytestmark = [pytest.mark.slow(seconds=150), pytest.mark.long, pytest.mark.timeout(1500)]
+SEEDS = range(5)
 MODEL = (
     "model.size=femto",
     "model.patch_size=8",
@@ -41,7 +41,7 @@ def top1(root: Path, name: str, *words: str) -> float:
 
 
 def test_pretraining_beats_training_from_scratch(tmp_path: Path) -> None:
-    """By ten points on average over six seeds (61 and 51 %); the mean over three is above zero by 2.5 deviations.
+    """By ten points on average over six seeds (61 and 51 %); the mean over five is above zero by three deviations.
 
     Without the shift, the stop-gradient or the loading of weights, pre-training is seven points worse than none.
     """
@@ -52,7 +52,7 @@ def test_pretraining_beats_training_from_scratch(tmp_path: Path) -> None:
         - top1(tmp_path, f"scratch{seed}", "init=scratch", f"seed={seed}", _rate("scratch"))
         for seed in SEEDS
     ]
-    assert statistics.mean(gains) > 0
+    assert statistics.mean(gains) > 0, gains
 
 
 def _rate(start: str) -> str:
