@@ -177,10 +177,11 @@ def _united(earlier: PlannedRun, run: PlannedRun) -> PlannedRun:
     added = tasks.keys() - run.tasks.keys()
     tuned = {key: value for key, value in earlier.tuned.items() if key.split(".")[0] in added}
     ordered = {task: tasks[task] for task in TASKS if task in tasks}
+    arm = earlier if earlier.tuned and not run.tuned else run
     return dataclasses.replace(
         run,
-        label=(earlier if earlier.tuned and not run.tuned else run).label,
-        values={**earlier.values, **run.values},
+        label=arm.label,
+        values={**run.values, **arm.values},
         tasks=ordered,
         tuned={**tuned, **run.tuned},
     )

@@ -101,10 +101,11 @@ def _add(run_specs: dict[str, RunSpec], run_spec: RunSpec) -> None:
     """
     run_id = run_spec.config.run_id
     there = run_specs.get(run_id, run_spec)
+    arm = run_spec if run_spec.tuned and not there.tuned else there
     run_specs[run_id] = dataclasses.replace(
         there,
-        label=(run_spec if run_spec.tuned and not there.tuned else there).label,
-        values={**there.values, **run_spec.values},
+        label=arm.label,
+        values={**there.values, **arm.values},
         tasks=tuple(task for task in TASKS if task in {*there.tasks, *run_spec.tasks}),
         tuned={**there.tuned, **run_spec.tuned},
     )

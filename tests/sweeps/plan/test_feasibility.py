@@ -145,6 +145,23 @@ def test_a_control_of_several_runs_goes_with_the_last() -> None:
     assert reasons == ["over budget: the control of a run that is not run"]
 
 
+def test_a_point_that_names_what_the_study_says_anyhow_leaves_the_control_to_all() -> None:
+    """A run of two points, of which one spells out a setting of the study, has the control of the shorter one, too."""
+    points = (
+        "short: {pretrain.steps: 8}",
+        "long: {pretrain.steps: 160}",
+        "spelt: {pretrain.steps: 160, classify.labels_per_class: 9}",
+        "few: {pretrain.steps: 8, classify.labels_per_class: 5}",
+    )
+    words = (f"grid.points={{{', '.join(points)}}}", "study.run.classify.labels_per_class=9", "study.sizes=[femto]")
+    launch = read_launch((*words, "study.tasks=[pretrain,classify]"))
+    made = price(launch, expand(launch), Speed(1e9, 1.0, ""), Placements(launch.cluster))
+    total = sum(task.flops for run in made.runs for task in run.tasks.values())
+    kept = trimmed(made, Path("none"), BudgetSettings(flops=total - 1))
+    left = {(run.label.split()[0], run.init) for run in kept.runs}
+    assert left == {(name, init) for name in ("short", "few") for init in ("pretrain", "scratch")}
+
+
 def test_a_control_of_a_finished_run_is_left_out_by_its_own_cost(tmp_path: Path) -> None:
     """Its other run does not take it along, and the budget holds though one of its runs cannot go."""
     runs = (planned("a", 1e9), planned("b", 2e9), planned("c", 4e9, init="scratch"))
