@@ -22,7 +22,7 @@ from analysis.findings.series import ARMS, SCRATCH, label_order, of_start
 from analysis.fit.student import CONFIDENCE, Interval, NoFit
 from analysis.optimum import Common, Sweep, sweep
 from analysis.optimum.valley import Curve
-from analysis.study.columns import CHOSEN, SCORES, settings
+from analysis.study.columns import CHOSEN, SCORES, settings, tuned_of
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.schema import RunConfig
 
@@ -137,7 +137,7 @@ def tries(study: Study, key: str) -> pd.DataFrame:
     arms = pd.Series(index=rows.index, dtype="object")
     for start, name in ARMS.items():
         arms.loc[of_start(rows, start).index] = name
-    others = [f"config.{other}" for other in study.tuned if other.startswith(f"{task}.") and other != key]
+    others = [f"config.{other}" for other in tuned_of(task, study.tuned) if other != key]
     beside = [str(values) for _, *values in rows[others].itertuples(name=None)]
     points = pd.DataFrame({"label": rows["label"], "arm": arms, "seed": rows["seed"], "beside": beside})
     return points.assign(

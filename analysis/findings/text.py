@@ -13,6 +13,8 @@ MISSING = "\u2013"
 MOST_SPREAD = 100.0
 """Largest ratio of the ends of an interval that is printed as such; a wider one is said to be of no use."""
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+EXPONENT = rf"\d+(?:\.\d+)?(?:(?:{SPACE}{TIMES}{SPACE}10)?[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)?"
+"""A pattern of a positive number as ``number`` and ``power`` write it, which may end in a power of ten."""
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

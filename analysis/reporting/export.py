@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from analysis.findings.comparison import comparison
 from analysis.findings.finding import Finding
 from analysis.findings.series import measured
-from analysis.findings.text import SPACE, TIMES
+from analysis.findings.text import EXPONENT, SPACE, TIMES
 from analysis.reporting.compare import (
     Studies,
     environment_table,
@@ -55,8 +55,8 @@ _NOT_IN_OT1 = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų\u017f"
 """Letters of European languages that stop a run of pdflatex in its default encoding, as a trial of each showed."""
 _DASHES = re.compile(r"-(?=-)")  # two hyphens of a name, which LaTeX would join
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻\u2212", "0123456789--", "^")
-_POWER_OF_TEN = rf"{SPACE}{TIMES}{SPACE}10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+"
-_RAISED = re.compile(rf"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:[\d.]*\d(?:{_POWER_OF_TEN})?|b\b)")  # 10¹⁵, N^0.2, x^-b
+_RAISED = re.compile(rf"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\^\u2212?(?:{EXPONENT}|b\b)")  # 10¹⁵, N^0.2, x^-b
+_POWER_OF_TEN = re.compile("10([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)$")
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,12 @@ def _escaped(text: str) -> str:
 
 
 def _exponent(raised: str) -> str:
-    """An exponent for LaTeX; one in scientific notation has a power of ten of its own."""
-    factor, times, tens = raised.partition(f"{SPACE}{TIMES}{SPACE}10")
-    power = f"\\times 10^{{{tens.translate(_SUPERSCRIPTS)}}}" if times else ""
-    return factor.translate(_SUPERSCRIPTS) + power
+    """An exponent for LaTeX; a power of ten in it has an exponent of its own."""
+    tens = _POWER_OF_TEN.search(raised)
+    if tens is None:
+        return raised.translate(_SUPERSCRIPTS)
+    factor = raised[: tens.start()].translate(_SUPERSCRIPTS).replace(f"{SPACE}{TIMES}{SPACE}", r"\times ")
+    return f"{factor}10^{{{tens[1].translate(_SUPERSCRIPTS)}}}"
 
 
 def _letter(letter: str) -> str:

@@ -23,7 +23,7 @@ from analysis.findings.series import ARMS, label_order, leading, noun, starts
 from analysis.forecast.scheduled import expected_end
 from analysis.reporting.figures.drawing import to_svg
 from analysis.reporting.figures.plots import Plot
-from analysis.study.columns import CHOSEN
+from analysis.study.columns import CHOSEN, tuned_of
 from analysis.study.files import number
 from analysis.study.records import FINISHED, Study
 from nepa_scale.config.registry import PRETRAIN, SEGMENT, SPECS, spec
@@ -70,8 +70,9 @@ def _superscript(sentence: str) -> Markup:
 
     One that ends in a power of ten, as ``text.number`` writes what is very small, is raised with it.
     """
-    number = rf"\d+(?:\.\d+)?(?:(?:{text.SPACE}{text.TIMES}{text.SPACE}10)?[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)?"
-    return Markup(re.sub(rf"\^({text.MINUS}?(?:{number}|alpha|beta|b\b))", r"<sup>\1</sup>", str(escape(sentence))))
+    return Markup(
+        re.sub(rf"\^({text.MINUS}?(?:{text.EXPONENT}|alpha|beta|b\b))", r"<sup>\1</sup>", str(escape(sentence)))
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def comparison_table(compared: Comparison) -> Table:
 def result_table(study: Study, task: str) -> Table:
     """Every finished run of ``task`` with what it measured and what it cost."""
     rows = study.tried[(study.tried["task"] == task) & (study.tried["state"] == FINISHED)]
-    numeric = {key: are_numbers(rows[f"config.{key}"]) for key in study.tuned if key.startswith(f"{task}.")}
+    numeric = {key: are_numbers(rows[f"config.{key}"]) for key in tuned_of(task, study.tuned)}
     tuned = sorted(numeric, key=numeric.__getitem__)  # text beside the other columns of text
     columns = list(_columns(task, rows))
     seeds = [text.MISSING if pd.isna(seed) else str(seed) for seed in rows["seed"]]

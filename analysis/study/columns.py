@@ -161,7 +161,7 @@ def distinct_labels(table: pd.DataFrame, results: Results, tuned: Collection[str
             known, {*rows["task"], *rows["init"]}, tuned
         )  # what starts from pre-training rests on its settings
         labels.loc[rows.index] += [suffixes.get(run_id, "") for run_id in rows["run_id"]]
-    tried = table["task"].isin([task for task in SCORES if _tuned_of(task, tuned)])
+    tried = table["task"].isin([task for task in SCORES if tuned_of(task, tuned)])
     named = table.assign(label=labels)[tried & (table["init"] != PRETRAIN.name)]
     for _, rows in named.groupby(["task", "init"]):
         first = _of_one_arm(rows, results, tuned)
@@ -182,7 +182,7 @@ def _of_one_arm(rows: pd.DataFrame, results: Results, tuned: Collection[str]) ->
     return first
 
 
-def _tuned_of(task: str, tuned: Collection[str]) -> list[str]:
+def tuned_of(task: str, tuned: Collection[str]) -> list[str]:
     """Those of the ``tuned`` settings that are of ``task``."""
     return [key for key in tuned if key.startswith(f"{task}.")]
 
@@ -257,7 +257,7 @@ def with_chosen(table: pd.DataFrame, tuned: Collection[str], finished: str) -> p
     """
     chosen = pd.Series(data=True, index=table.index)
     for task, score in SCORES.items():
-        keys = [f"config.{key}" for key in _tuned_of(task, tuned)]
+        keys = [f"config.{key}" for key in tuned_of(task, tuned)]
         rows = table[table["task"] == task] if keys else table.iloc[:0]
         rows = rows.assign(**{score: rows[score] if score in rows else float("nan")})
         for _, arm in rows.groupby(["label", "init", _seeds(rows)], dropna=False):

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from nepa_scale.config.registry import CLASSIFY, TASKS
-from nepa_scale.data.preprocessing import numbers_of
+from nepa_scale.data.preprocessing import canonical
 
 CHANNELS = ("data.mean", "data.std")
 LABEL_LIST = f"{CLASSIFY.name}.label_list"
@@ -36,10 +36,8 @@ def _spelt(config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any
 
 def _channels(text: str) -> str:
     """The shortest spelling of ``data.mean`` or ``data.std``: one number where all channels have it."""
-    numbers = numbers_of(text)
-    if numbers is None:
-        return text
-    return ",".join(map(str, numbers if len(set(numbers)) > 1 else numbers[:1]))
+    channels = canonical(text).split(",")
+    return ",".join(channels if len(set(channels)) > 1 else channels[:1])
 
 
 def _whole_paths(paths: Collection[str]) -> dict[str, str]:

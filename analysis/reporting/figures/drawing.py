@@ -186,9 +186,7 @@ def name_below(axes: Axes, places: Mapping[str, tuple[float, float]], left: Coll
 
 def _around(axes: Axes, place: tuple[float, float]) -> Bbox:
     """The square around a marker at ``place``, in pixels of the canvas."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    (x, y), half = axes.transData.transform(place), MARKER_RADIUS * figure.dpi / 72
+    (x, y), half = axes.transData.transform(place), MARKER_RADIUS * axes.figure.dpi / 72
     return Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half)
 
 

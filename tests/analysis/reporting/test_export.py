@@ -48,6 +48,7 @@ def test_latex_rows_have_one_cell_for_each_column() -> None:
     assert r"N$^{-2.2\times 10^{-5}}$" in latex(
         Document("t", [], [Table("T", ["a"], [["1"]], note="N^\u22122.2\u00a0\u00d7\u00a010\u207b\u2075.")], [])
     )
+    assert r"N$^{10^{-5}}$" in latex(Document("t", [], [Table("T", ["a"], [["1"]], note="N^10\u207b\u2075.")], []))
     assert "a x$^{-b}$ and C$^{0.5}$." in latex(
         Document("t", [], [Table("T", ["a"], [["1"]], note="a x^\u2212b and C^0.5.")], [])
     )
